@@ -1,0 +1,60 @@
+# On a bare Debian 12 with Python 3.11, `make demo` and `make test` install what they need into .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PYTHON ?= python3
+BENCH ?= overhead
+BIN := .venv/bin
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
+
+.PHONY: help system-packages venv demo bench test lint format types layers check lock pre-commit clean
+
+help:  ## Say what each target does
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+system-packages:  ## Install missing Debian packages (MPI, Redis); needs root, else says what is missing
+	@scripts/system-packages $(PYTHON)
+
+venv:  ## Make .venv from locks/dev.txt; does nothing when it is up to date
+	@scripts/venv $(PYTHON)
+
+demo: system-packages venv  ## Run the hybrid campaign of examples/ on this machine
+	@$(BIN)/rhapsody run examples/hybrid_campaign.py --cores 8
+
+bench: venv  ## Run a small benchmark on this machine, BENCH=overhead, into runs/bench
+	@$(BIN)/rhapsody bench $(BENCH) --out runs/bench
+
+test: system-packages venv  ## Run the tests; ARGS="..." goes to pytest
+	@$(BIN)/pytest $(ARGS)
+
+lint: venv  ## Check style: ruff, and shellcheck for the shell scripts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/shellcheck .ci/run scripts/*
+
+format: venv  ## Let ruff mend and format what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+types: venv  ## Check types: mypy --strict
+	@$(BIN)/mypy
+
+layers: venv  ## Check who imports whom: import-linter
+	@$(BIN)/lint-imports --no-logo
+
+check: lint types layers  ## All checks that run nothing: lint, types, layers
+
+lock: venv  ## Write locks/ anew from pyproject.toml; UPGRADE=1 takes newer versions
+	@$(LOCK) --extra dev --extra demo --extra bench --output-file locks/dev.txt pyproject.toml
+	@$(LOCK) --constraint locks/dev.txt --output-file locks/runtime.txt pyproject.toml
+
+pre-commit: venv  ## Install the git hook that runs the checks before every commit
+	@$(BIN)/pre-commit install
+
+clean:  ## Remove .venv and all that was built or cached; runs/ stays
+	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find rhapsody tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

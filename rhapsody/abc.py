@@ -1,0 +1,221 @@
+"""The contracts between the parts: what a backend, a policy and a sink of events promise.
+
+Batches cross every border here, never single tasks. Everything is called from the session's event loop, one call at a
+time, unless said otherwise.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from rhapsody.model.event import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from rhapsody.model.allocation import Allocation
+    from rhapsody.model.array import ArrayTask
+    from rhapsody.model.outcome import Failure, Stdio
+    from rhapsody.model.resources import Placement, Resources
+    from rhapsody.model.task import Task
+
+
+class RunContext(NamedTuple):
+    """What a backend knows of the run that it works for.
+
+    Attributes:
+        allocation: The nodes it may use; it starts nothing on others.
+        run_dir: The run folder; whole outputs go to `logs/` in it.
+        clock_offset_ns: Added to `time.monotonic_ns()` of the session's node it gives the session's clock.
+        env: Variables that every task finds in its environment.
+    """
+
+    allocation: Allocation
+    run_dir: Path
+    clock_offset_ns: int
+    env: dict[str, str]
+
+
+class Assignment(NamedTuple):
+    """Attempts that one placement runs one after another, in this order.
+
+    Executables, MPI tasks and array tasks come alone.
+
+    Attributes:
+        placement: Cores and GPUs, leased until each attempt was reported on.
+        tasks: At least one.
+        items: For an array task, the half-open range of items to run; else None.
+        attempt: For an array task, the number of this launch; else 0: the attempt of each task is its own `attempt`.
+    """
+
+    placement: Placement
+    tasks: Sequence[Task]
+    items: tuple[int, int] | None = None
+    attempt: int = 0
+
+
+class Report(NamedTuple):
+    """What a backend says of one attempt.
+
+    Attributes:
+        number: The task's number.
+        attempt: Which attempt of it; the scheduler drops what does not match the current one.
+        state: RUNNING, or how it ended; READY gives back an attempt that never started and was not asked to stop.
+        started_ns: When it entered RUNNING, on the session's clock; 0 if it never did.
+        ended_ns: When it ended; 0 for RUNNING and READY.
+        value: For DONE, what flows to dependents; for items of an array task, the list of their values.
+        failure: For FAILED, CANCELED and UNKNOWN, why.
+        stdio: What it printed and its exit code, where there is any.
+        items: For an array task, the half-open range that the report speaks of; DONE leaves out those in it that were
+            reported FAILED before.
+    """
+
+    number: int
+    attempt: int
+    state: State
+    started_ns: int = 0
+    ended_ns: int = 0
+    value: Any = None
+    failure: Failure | None = None
+    stdio: Stdio | None = None
+    items: tuple[int, int] | None = None
+
+
+class Listener(Protocol):
+    """Who hears a backend's reports: the scheduler."""
+
+    @abstractmethod
+    def hear(self, reports: Sequence[Report]) -> None:
+        """Take what happened since the last time, in order per attempt; never raises."""
+
+    @abstractmethod
+    def broken(self, reason: str) -> None:
+        """Learn that the runtime is gone for good; every attempt was reported on before."""
+
+
+class Backend(Protocol):
+    """One runtime that executes attempts on the nodes it was given.
+
+    The scheduler decides what runs where; a backend carries it out and reports. No method blocks the loop for more than
+    a millisecond per thousand attempts.
+
+    Attributes:
+        name: As users write it in `Policy.backend`.
+    """
+
+    name: str
+
+    @abstractmethod
+    async def start(self, context: RunContext, listener: Listener) -> None:
+        """Bring the runtime up.
+
+        After success every node accepts attempts. After an error or cancellation nothing of the runtime is left.
+
+        Raises:
+            BackendError: It did not come up in time; the text names node, command and the last lines it wrote.
+        """
+
+    @abstractmethod
+    def check(self, task: Task) -> None:
+        """Refuse a task that this runtime can never run; called before it is accepted.
+
+        Raises:
+            SpecError: What it asks for is absent: an executable, an MPI launcher.
+        """
+
+    @abstractmethod
+    def launch(self, batch: Sequence[Assignment]) -> None:
+        """Take over attempts with their placements; returns at once.
+
+        Each attempt ends in exactly one report of a final state or READY, whatever happens to workers, nodes or the
+        runtime. One that cannot be started fails alone.
+        """
+
+    @abstractmethod
+    def cancel(self, attempts: Sequence[tuple[int, int]]) -> None:
+        """Stop attempts, given as `(number, attempt)`; of an array task, all its items.
+
+        Its report says whether that came in time: CANCELED, or how it ended before. A cancelled attempt's processes,
+        children included, are gone when the report arrives. Unknown attempts are ignored: their report is under way.
+        """
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End the runtime; attempts still there are cancelled first.
+
+        May be called again. Afterwards no process, socket or shared-memory segment of this backend exists, even when
+        this call is cancelled half-way.
+        """
+
+
+class EventSink(Protocol):
+    """Where every change of state goes before anybody hears of it: the journal.
+
+    Attempts are read from the tasks when called.
+    """
+
+    @abstractmethod
+    def accepted(self, tasks: Sequence[Task], time_ns: int) -> None:
+        """Record that tasks entered WAITING, with what is needed to tell them apart later."""
+
+    @abstractmethod
+    def entered(self, state: State, tasks: Sequence[Task], times_ns: int | Sequence[int]) -> None:
+        """Record that tasks entered a state; final ones other than DONE with their `failure`."""
+
+    @abstractmethod
+    def placed(self, assignments: Sequence[Assignment], time_ns: int) -> None:
+        """Record that the tasks of assignments entered PLACED, with their slots."""
+
+    @abstractmethod
+    def items_entered(self, state: State, task: ArrayTask, items: tuple[int, int], time_ns: int, detail: str) -> None:
+        """Record that a range of an array task's items entered a state."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Hand everything recorded so far to the operating system, so that a killed process loses none of it.
+
+        Raises:
+            JournalError: It could not be written.
+        """
+
+
+class FreeNodes(Protocol):
+    """What is free, for placement policies to look at; valid during one call."""
+
+    @abstractmethod
+    def ranks_that_fit(self, node: int, request: Resources) -> int:
+        """Return how many ranks of the request a node could take now."""
+
+    @abstractmethod
+    def fullest_first(self, request: Resources) -> Iterable[int]:
+        """Yield nodes that can take at least one rank, those with the fewest free cores first."""
+
+    @abstractmethod
+    def emptiest_first(self, request: Resources) -> Iterable[int]:
+        """Yield nodes that can take at least one rank, those with the most free cores first."""
+
+
+class PlacementPolicy(Protocol):
+    """Picks the nodes of a request; the mapper binds cores and GPUs on them."""
+
+    @abstractmethod
+    def choose(self, request: Resources, free: FreeNodes) -> Sequence[tuple[int, int]] | None:
+        """Return `(node, ranks)` pairs that add up to the request's ranks, or None when it does not fit now.
+
+        What does not fit a node is refused by the mapper with a `SpecError`.
+        """
+
+
+class RetryPolicy(Protocol):
+    """Says whether and when a failed attempt is followed by another."""
+
+    @abstractmethod
+    def delay_before_next(self, attempt: int, failure: Failure) -> float | None:
+        """Return the seconds to wait before the next attempt, or None to give up.
+
+        Args:
+            attempt: Number of the attempt that failed, from 1.
+            failure: Why.
+        """

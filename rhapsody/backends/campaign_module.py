@@ -1,0 +1,34 @@
+"""The campaign file as a module that workers can import.
+
+`rhapsody run` loads the file under a fixed module name, so that its functions and classes travel by reference.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib.abc import MetaPathFinder
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+MODULE_NAME = "rhapsody_campaign"
+FILE_VARIABLE = "RHAPSODY_CAMPAIGN_FILE"
+
+
+class CampaignFinder(MetaPathFinder):
+    """Finds the campaign's module in its file."""
+
+    def __init__(self, file: str) -> None:
+        self._file = file
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of the campaign's module, None for any other name."""
+        del path, target
+        if fullname != MODULE_NAME:
+            return None
+        return importlib.util.spec_from_file_location(MODULE_NAME, self._file)

@@ -1,0 +1,268 @@
+"""Running an executable inside a worker: start, watch, keep the tails of its output, end it with all its children."""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from rhapsody.backends import wire
+from rhapsody.backends.processes import describe_exit, end_children
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+
+TAIL_BYTES = 64 << 10
+
+
+class Control(Protocol):
+    """The worker's connection, over which the order to end a task comes."""
+
+    @property
+    def connection(self) -> socket.socket:
+        """The socket, to wait for."""
+
+    def receive(self, *, wait: bool = True) -> tuple[Any, ...] | None:
+        """Return the next message, or None."""
+
+
+class _Tail:
+    """The last bytes of a stream."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+
+    def add(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+        while self._size - len(self._pieces[0]) >= TAIL_BYTES:
+            self._size -= len(self._pieces.popleft())
+
+    def text(self) -> str:
+        return b"".join(self._pieces)[-TAIL_BYTES:].decode(errors="replace")
+
+
+class _Watch:
+    """One running executable: its output, its end, and orders to end it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: Control, extra: dict[str, Any]) -> None:
+        self._process = process
+        self._control = control
+        self._grace_s: float = extra["grace_s"]
+        timeout_s = extra.get("timeout_s")
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self.cause = ""
+        self._kill_at: float | None = None
+        self._tails: dict[int, _Tail] = {}
+        self._poll = select.poll()
+        self._ended = os.pidfd_open(process.pid)
+        self._poll.register(self._ended, select.POLLIN)
+        self._poll.register(control.connection, select.POLLIN)
+
+    def follow(self, stream: IO[bytes] | None) -> _Tail:
+        """Keep the last of a stream from now on."""
+        tail = _Tail()
+        if stream is not None:
+            os.set_blocking(stream.fileno(), False)
+            self._tails[stream.fileno()] = tail
+            self._poll.register(stream, select.POLLIN)
+        return tail
+
+    def until_end(self) -> None:
+        """Return when the process has ended, by itself or on an order."""
+        try:
+            while not self._step():
+                pass
+        finally:
+            self._end_group(signal.SIGKILL)
+            end_children(keep=(self._process.pid,))
+            self._process.wait()
+            os.close(self._ended)
+        for descriptor, tail in self._tails.items():
+            self._read(descriptor, tail)
+
+    def _step(self) -> bool:
+        ready = {descriptor for descriptor, _ in self._poll.poll(self._wait_ms())}
+        for descriptor in ready & self._tails.keys():
+            if not self._read(descriptor, self._tails[descriptor]):
+                self._poll.unregister(descriptor)
+        if self._control.connection.fileno() in ready:
+            self._obey()
+        now = time.monotonic()
+        if self._deadline is not None and now >= self._deadline and not self.cause:
+            self._begin_end("timeout")
+        if self._kill_at is not None and now >= self._kill_at:
+            self._end_group(signal.SIGKILL)
+            self._kill_at = now + 1.0
+        return self._ended in ready
+
+    def _wait_ms(self) -> float | None:
+        moments = [moment for moment in (None if self.cause else self._deadline, self._kill_at) if moment is not None]
+        return max(0.0, min(moments) - time.monotonic()) * 1000 + 1 if moments else None
+
+    def _obey(self) -> None:
+        try:
+            while (message := self._control.receive(wait=False)) is not None:
+                if message[0] == "end":
+                    self._begin_end(message[1])
+        except ConnectionError:
+            self._end_group(signal.SIGKILL)
+            raise
+
+    def _begin_end(self, cause: str) -> None:
+        if not self.cause:
+            self.cause = cause
+            self._kill_at = time.monotonic() + self._grace_s
+            self._end_group(signal.SIGTERM)
+
+    def _end_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    @staticmethod
+    def _read(descriptor: int, tail: _Tail) -> bool:
+        """Read what is there; return whether more may come."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(descriptor, 1 << 16):
+                tail.add(data)
+            return False
+        return True
+
+
+def run(extra: dict[str, Any], control: Control) -> tuple[int, bytes]:
+    """Run an executable to its end; return a record's kind and bytes.
+
+    Args:
+        extra: `argv`, `cpus`, `env`, `cwd`, `timeout_s`, `grace_s`, `stdin`, `capture` (path without ending), all but the
+            first optional.
+        control: Where an order `("end", cause)` may come from.
+
+    Raises:
+        OSError: The executable could not be started.
+    """
+    capture = extra.get("capture")
+    targets: list[Any] = [subprocess.PIPE, subprocess.PIPE]
+    with contextlib.ExitStack() as stack:
+        if capture:
+            targets = [stack.enter_context(Path(capture + ending).open("wb")) for ending in (".out", ".err")]
+        process = _start(extra, targets)
+        stack.enter_context(process)
+        watch = _Watch(process, control, extra)
+        out, err = watch.follow(process.stdout), watch.follow(process.stderr)
+        watch.until_end()
+    stdio = (
+        (_last_of(capture + ".out"), _last_of(capture + ".err")) if capture else (out.text(), err.text())
+    )
+    return wire.RICH, marshal.dumps(_outcome(extra, process.returncode, watch.cause, stdio))
+
+
+def _start(extra: dict[str, Any], targets: list[Any]) -> subprocess.Popen[bytes]:
+    with _affinity(extra.get("cpus")):
+        try:
+            return subprocess.Popen(  # noqa: S603 - running the user's executable is what this is for
+                extra["argv"],
+                stdin=subprocess.DEVNULL,
+                stdout=targets[0],
+                stderr=targets[1],
+                env={**os.environ, **(extra.get("env") or {})},
+                cwd=extra.get("cwd"),
+                start_new_session=True,
+            )
+        except OSError as exc:
+            raise LaunchError(f"{extra['argv'][0]} did not start: {exc.strerror} ({exc.filename})") from exc
+
+
+class LaunchError(Exception):
+    """The executable could not be started."""
+
+
+def _outcome(extra: dict[str, Any], code: int, cause: str, stdio: tuple[str, str]) -> dict[str, Any]:
+    out, err = stdio
+    outcome: dict[str, Any] = {"stdout": out, "stderr": err, "exit_code": code}
+    name = extra["argv"][0] if "name" not in extra else extra["name"]
+    if cause:
+        outcome |= {"cause": cause, "message": _ended_text(extra, name, cause)}
+    elif code:
+        last = (err or out).strip().rpartition("\n")[2][:500]
+        said = f"; last line it wrote: {last}" if last else ""
+        outcome |= {"cause": "signal" if code < 0 else "exit_code", "message": f"{name} {describe_exit(code)}{said}"}
+    else:
+        outcome |= {"completed": extra.get("cwd") or str(Path.cwd())}
+    return outcome
+
+
+def _ended_text(extra: dict[str, Any], name: str, cause: str) -> str:
+    if cause == "timeout":
+        return f"{name} ran longer than timeout_s={extra['timeout_s']:g} and was ended"
+    return f"{name} was cancelled while it ran"
+
+
+def _last_of(path: str) -> str:
+    with Path(path).open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL_BYTES))
+        return file.read().decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _affinity(cpus: list[int] | None) -> Iterator[None]:
+    """Bind this process to CPUs meanwhile; what it starts inherits them."""
+    if not cpus:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def surroundings(extra: dict[str, Any]) -> Iterator[None]:
+    """Give a function its CPUs, environment, folder and output files, and restore the worker's own afterwards."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_affinity(extra.get("cpus")))
+        if env := extra.get("env"):
+            before = {name: os.environ.get(name) for name in env}
+            stack.callback(_restore, before)
+            os.environ.update(env)
+        if cwd := extra.get("cwd"):
+            stack.callback(os.chdir, Path.cwd())
+            os.chdir(cwd)
+        if capture := extra.get("capture"):
+            stack.enter_context(_captured(capture))
+        yield
+
+
+def _restore(before: dict[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _captured(path: str) -> Iterator[None]:
+    """Send what is printed, by Python or below it, into two files."""
+    with contextlib.ExitStack() as stack:
+        for number, ending, name in ((1, ".out", "stdout"), (2, ".err", "stderr")):
+            file = stack.enter_context(Path(path + ending).open("w", buffering=1))
+            saved = os.dup(number)
+            stack.callback(os.close, saved)
+            stack.callback(os.dup2, saved, number)
+            os.dup2(file.fileno(), number)
+            stack.callback(setattr, sys, name, getattr(sys, name))
+            setattr(sys, name, file)
+        yield

@@ -1,0 +1,546 @@
+"""The worker pool of one node: chunks in, reports out.
+
+Workers are started by a `Starter`, connect over a Unix socket, and are bound to a lane (cores, GPUs) for their life. The
+pool sends chunks without waiting, reads results as they come, and looks at each busy worker twenty times a second: a
+task that is still the same is reported RUNNING, what waits behind it is called back for others to take, time limits are
+kept. A worker that dies takes the task that it was running with it, and no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import itertools
+import mmap
+import os
+import secrets
+import shutil
+import socket
+import struct
+import tempfile
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rhapsody.abc import Report
+from rhapsody.backends import wire
+from rhapsody.backends.guardian import Duty
+from rhapsody.backends.member import Chunk, InFlight, Lane, Member
+from rhapsody.backends.processes import describe_exit
+from rhapsody.model.event import State
+from rhapsody.model.outcome import Cause, Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from rhapsody.backends.starter import Starter
+
+LOOK_S = 0.05
+"""Seconds between two looks at busy workers; a task is reported RUNNING after one to two of them."""
+CONNECT_LIMIT_S = 60.0
+STARTS_IN_A_ROW = 3
+"""Workers of a lane that may die before they connect until its tasks fail."""
+_LISTEN_BACKLOG = 512
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """What the workers of a pool are told.
+
+    Attributes:
+        node: The node's name, for messages.
+        log: File that collects what workers print outside of tasks.
+        clock_offset_ns: Added to `time.monotonic_ns()` it gives the session's clock.
+        env: Variables of every task.
+        cwd: Folder that tasks run in unless they say otherwise.
+        sys_path: Import path of the session.
+        campaign_file: File of the campaign's module, or empty.
+    """
+
+    node: str
+    log: Path
+    clock_offset_ns: int
+    env: dict[str, str]
+    cwd: str
+    sys_path: tuple[str, ...]
+    campaign_file: str
+
+
+class Pool:
+    """The workers of one node.
+
+    Args:
+        starter: Starts and watches the worker processes.
+        settings: What workers are told.
+        hear: Called with reports, on the loop that `start` was called from.
+        on_lost: Called with the reason when the pool can start no more workers; all open tasks were reported on before.
+    """
+
+    def __init__(
+        self,
+        starter: Starter,
+        settings: PoolSettings,
+        hear: Callable[[list[Report]], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self._starter = starter
+        self._settings = settings
+        self._hear = hear
+        self._on_lost = on_lost
+        self._token = secrets.token_bytes(wire.TOKEN_BYTES)
+        self._ids = itertools.count(1)
+        self._lanes: dict[str, Member] = {}
+        self._members: dict[int, Member] = {}
+        self._functions: dict[int, bytes] = {}
+        self._failed_starts: dict[str, int] = {}
+        self._folder: Path | None = None
+        self._listener: socket.socket | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def folder(self) -> Path:
+        """Private folder on the node's own disk, removed at the end."""
+        if self._folder is None:
+            raise RuntimeError("the pool was not started")
+        return self._folder
+
+    async def start(self) -> None:
+        """Listen for workers; they are started when their lane is first used.
+
+        Raises:
+            BackendError: Workers cannot be started.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._folder = Path(tempfile.mkdtemp(prefix="rhapsody-"))
+        try:
+            self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            self._listener.bind(str(self._folder / "pool"))
+            self._listener.listen(_LISTEN_BACKLOG)
+            self._loop.add_reader(self._listener, self._accept)
+            address, settings = str(self._folder / "pool"), self._settings
+            duty = Duty(address, self._token, str(self._folder), str(settings.log), settings.sys_path)
+            await self._starter.open(duty, self._bury, self._lose)
+        except BaseException:
+            self._close_listener()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def define(self, function_id: int, blob: bytes) -> None:
+        """Make a function known; workers get it when they first need it."""
+        self._functions[function_id] = blob
+
+    def forget(self, function_id: int) -> None:
+        """Drop a function that no task in flight uses."""
+        del self._functions[function_id]
+        for member in self._members.values():
+            if function_id in member.functions:
+                member.functions.discard(function_id)
+                self._send(member, wire.frame(("forget", function_id)))
+
+    def feed(self, lane: Lane, chunk: Chunk) -> None:
+        """Hand a chunk to the worker of a lane; it is started if there is none."""
+        member = self._lanes.get(lane.name)
+        if member is None:
+            member = self._lanes[lane.name] = Member(next(self._ids), lane)
+            self._members[member.worker_id] = member
+            self._starter.start(member.worker_id)
+        if member.connection is None:
+            member.pending.append(chunk)
+        else:
+            self._pass_on(member, chunk)
+        if self._looking is None:
+            self._looking = self._loop.call_later(LOOK_S, self._look)
+
+    def cancel(self, attempts: Collection[tuple[int, int]]) -> None:
+        """Stop attempts, given as `(number, attempt)`; their reports come by themselves."""
+        wanted = set(attempts)
+        for member in list(self._members.values()):
+            if member.pending:
+                self._cancel_pending(member, wanted)
+            marked = {task.sequence for task in member.in_flight() if (task.number, task.attempt) in wanted}
+            if marked:
+                member.canceled |= marked
+                self._stop_canceled(member)
+
+    async def aclose(self) -> None:
+        """End every worker; nothing of the pool is left afterwards. May be called again."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        self._close_listener()
+        for member in list(self._members.values()):
+            self._send(member, wire.frame(("stop",)))
+            self._hang_up(member)
+            member.close()
+        self._members.clear()
+        self._lanes.clear()
+        try:
+            await self._starter.aclose()
+        finally:
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+    # Connecting
+
+    def _accept(self) -> None:
+        while self._listener is not None:
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            connection.setblocking(False)  # noqa: FBT003 - positional only
+            self._loop.add_reader(connection, self._greet, connection)
+
+    def _greet(self, connection: socket.socket) -> None:
+        """Read a worker's hello; whoever cannot show the token is hung up on."""
+        self._loop.remove_reader(connection)
+        try:
+            data, descriptors, _, _ = socket.recv_fds(connection, wire.HELLO.size, 1)
+            token, pid, worker_id = wire.HELLO.unpack(data)
+            (descriptor,) = descriptors
+        except (OSError, ValueError, struct.error):
+            connection.close()
+            return
+        member = self._members.get(worker_id)
+        if member is None or member.connection is not None or not hmac.compare_digest(token, self._token):
+            os.close(descriptor)
+            connection.close()
+            return
+        page = mmap.mmap(descriptor, wire.PAGE_BYTES)
+        os.close(descriptor)
+        member.connect(connection, pid, page)
+        self._failed_starts.pop(member.lane.name, None)
+        self._loop.add_reader(connection, self._read, member)
+        self._welcome(member)
+
+    def _welcome(self, member: Member) -> None:
+        settings, lane = self._settings, member.lane
+        welcome = {
+            "clock_offset_ns": settings.clock_offset_ns,
+            "env": {**settings.env, **dict(lane.env)},
+            "unset": [],
+            "cpus": list(lane.cpus),
+            "cwd": settings.cwd,
+            "campaign_file": settings.campaign_file,
+        }
+        self._send(member, wire.frame(("welcome", welcome)))
+        pending, member.pending = member.pending, []
+        for chunk in pending:
+            self._pass_on(member, chunk)
+
+    # Sending and reading
+
+    def _pass_on(self, member: Member, chunk: Chunk) -> None:
+        for function_id in set(chunk.function_ids) - member.functions:
+            if function_id >= 0:
+                member.functions.add(function_id)
+                self._send(member, wire.frame(("define", function_id, self._functions[function_id])))
+        self._send(member, member.take(chunk))
+
+    def _send(self, member: Member, data: bytes) -> None:
+        connection = member.connection
+        if connection is None:
+            return
+        if member.outgoing:
+            member.outgoing.append(memoryview(data))
+            return
+        try:
+            sent = connection.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # it is dying: its end is reported by the starter
+            return
+        if sent < len(data):
+            member.outgoing.append(memoryview(data)[sent:])
+            self._loop.add_writer(connection, self._send_more, member)
+
+    def _send_more(self, member: Member) -> None:
+        connection, outgoing = member.connection, member.outgoing
+        while connection is not None and outgoing:
+            try:
+                sent = connection.send(outgoing[0])
+            except BlockingIOError:
+                return
+            except OSError:
+                outgoing.clear()
+                break
+            if sent < len(outgoing[0]):
+                outgoing[0] = outgoing[0][sent:]
+                return
+            outgoing.popleft()
+        if connection is not None:
+            self._loop.remove_writer(connection)
+
+    def _read(self, member: Member) -> None:
+        if member.connection is None:
+            return
+        try:
+            data = member.connection.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(member.connection)  # it is dying: its end is reported by the starter
+            return
+        reports = member.receive(data)
+        if reports:
+            self._hear(reports)
+
+    # Looking after busy workers
+
+    def _look(self) -> None:
+        self._looking = None
+        busy = False
+        for member in list(self._members.values()):
+            if member.connection is None:
+                busy = True
+                if time.monotonic() - member.started_s > CONNECT_LIMIT_S:
+                    member.started_s = time.monotonic()
+                    self._starter.kill(member.worker_id)
+                continue
+            if member.is_idle:
+                continue
+            busy = True
+            if member.canceled:
+                self._stop_canceled(member)
+            current = member.current
+            if current == member.seen:
+                self._look_after(member, current)
+            member.seen = current
+        if busy and self._looking is None:
+            self._looking = self._loop.call_later(LOOK_S, self._look)
+
+    def _look_after(self, member: Member, current: int) -> None:
+        """Tend to a worker that has been at one task since the last look."""
+        tasks = list(member.in_flight())
+        task = next((task for task in tasks if task.sequence == current), None)
+        if task is None:
+            return
+        reports: list[Report] = []
+        if len(tasks) > 1:
+            reports += self._call_back(member)
+        if member.announced != current and any(open_task.sequence == current for open_task in member.in_flight()):
+            member.announced = current
+            reports.append(
+                Report(task.number, task.attempt, State.RUNNING, member.started_ns, items=task.items)
+            )
+        if reports:
+            self._hear(reports)
+        timeout_s = task.extra.get("timeout_s")
+        if timeout_s is not None and "argv" not in task.extra and not member.doomed:
+            now_ns = time.monotonic_ns() + self._settings.clock_offset_ns
+            if now_ns - member.started_ns > timeout_s * 1e9:
+                self._doom(member, current, "timeout")
+
+    def _call_back(self, member: Member) -> list[Report]:
+        """Halt a worker, read what it finished, and take back what it has not started."""
+        if not member.halt():
+            member.go_on()
+            return []
+        try:
+            reports = member.harvest()
+            taken = member.call_back()
+        finally:
+            member.go_on()
+        return reports + [self._given_back(member, task) for task in taken]
+
+    def _given_back(self, member: Member, task: InFlight) -> Report:
+        if task.sequence in member.canceled:
+            member.canceled.discard(task.sequence)
+            return _canceled(task)
+        return Report(task.number, task.attempt, State.READY, items=task.items)
+
+    def _stop_canceled(self, member: Member) -> None:
+        reports = self._call_back(member)
+        current = member.current
+        tasks = list(member.in_flight())
+        member.canceled &= {task.sequence for task in tasks}
+        if reports:
+            self._hear(reports)
+        for task in tasks:
+            if task.sequence == current and task.sequence in member.canceled:
+                if "argv" in task.extra:
+                    member.canceled.discard(current)
+                    self._send(member, wire.frame(("end", "canceled")))
+                else:
+                    self._doom(member, current, "canceled")
+
+    def _doom(self, member: Member, sequence: int, reason: str) -> None:
+        """Kill a worker for the task it is at, unless it has just finished it."""
+        if member.doomed or not member.halt():
+            member.go_on()
+            return
+        reports = member.harvest() + [self._given_back(member, task) for task in member.call_back()]
+        if any(task.sequence == sequence for task in member.in_flight()):
+            member.doomed = reason
+            self._starter.kill(member.worker_id)
+        member.go_on()
+        if reports:
+            self._hear(reports)
+
+    def _cancel_pending(self, member: Member, wanted: Collection[tuple[int, int]]) -> None:
+        kept: list[Chunk] = []
+        reports: list[Report] = []
+        for chunk in member.pending:
+            chosen = [i for i, pair in enumerate(zip(chunk.numbers, chunk.attempts, strict=True)) if pair in wanted]
+            reports += [
+                _canceled(InFlight(0, chunk.numbers[i], chunk.attempts[i], {}, chunk.items)) for i in chosen
+            ]
+            if rest := _without(chunk, set(chosen)):
+                kept.append(rest)
+        member.pending = kept
+        if reports:
+            self._hear(reports)
+
+    # Ends
+
+    def _bury(self, worker_id: int, exit_code: int) -> None:
+        """Settle what a dead worker had; called once it and its children are gone."""
+        member = self._members.pop(worker_id, None)
+        if member is None:
+            return
+        if self._lanes.get(member.lane.name) is member:
+            del self._lanes[member.lane.name]
+        reports = self._last_words(member)
+        pending, connected = member.pending, member.connection is not None
+        open_tasks, current, item = member.bury()
+        for task in open_tasks:
+            if task.sequence == current:
+                reports += self._blame(member, task, exit_code, item)
+            else:
+                reports.append(self._given_back(member, task))
+        self._hang_up(member)
+        member.close()
+        if not connected:
+            reports += self._settle_unconnected(member, pending, exit_code)
+        if reports:
+            self._hear(reports)
+
+    def _last_words(self, member: Member) -> list[Report]:
+        reports: list[Report] = []
+        with contextlib.suppress(OSError):  # nothing more to read
+            while member.connection is not None and (data := member.connection.recv(1 << 18)):
+                reports += member.receive(data)
+        return reports + member.harvest()
+
+    def _blame(self, member: Member, task: InFlight, exit_code: int, item: int) -> list[Report]:
+        """Report the task that a worker died with; of an array task also the items whose values died with it."""
+        started, ended = member.started_ns, time.monotonic_ns() + self._settings.clock_offset_ns
+        process = f"worker process {member.pid} on {self._settings.node}"
+        if member.doomed == "canceled":
+            return [_canceled(task, (started, ended))]
+        if member.doomed == "timeout":
+            limit_s = task.extra.get("timeout_s", 0)
+            failure = Failure(Cause.TIMEOUT, f"it ran longer than timeout_s={limit_s:g} and was ended")
+        else:
+            cause = Cause.SIGNAL if exit_code < 0 else Cause.EXIT_CODE
+            failure = Failure(cause, f"{process} {describe_exit(exit_code)} while it ran this")
+        if task.items is None:
+            return [Report(task.number, task.attempt, State.FAILED, started, ended, failure=failure)]
+        first, stop = task.items
+        item = min(max(item, first), stop - 1)
+        lost = Failure(failure.cause, f"finished, but its value was lost: {failure.message.replace('this', 'the next')}")
+        reports = [
+            Report(
+                task.number,
+                task.attempt,
+                State.FAILED,
+                started,
+                ended,
+                failure=failure if index == item else lost,
+                items=(index, index + 1),
+            )
+            for index in range(first, item + 1)
+        ]
+        if item + 1 < stop:
+            reports.append(Report(task.number, task.attempt, State.READY, items=(item + 1, stop)))
+        return reports
+
+    def _settle_unconnected(self, member: Member, pending: list[Chunk], exit_code: int) -> list[Report]:
+        """Give back the tasks of a worker that never connected, or fail them when that goes on and on."""
+        name = member.lane.name
+        failed = self._failed_starts[name] = self._failed_starts.get(name, 0) + 1
+        tasks = [
+            InFlight(0, number, attempt, {}, chunk.items)
+            for chunk in pending
+            for number, attempt in zip(chunk.numbers, chunk.attempts, strict=True)
+        ]
+        if failed < STARTS_IN_A_ROW:
+            return [Report(task.number, task.attempt, State.READY, items=task.items) for task in tasks]
+        text = (
+            f"{failed} worker processes in a row on {self._settings.node} {describe_exit(exit_code)} before they"
+            f" connected; see {self._settings.log}"
+        )
+        failure = Failure(Cause.LAUNCH, text)
+        return [_failed(task, failure) for task in tasks]
+
+    def _lose(self, reason: str) -> None:
+        """Settle everything when workers can neither be started nor watched any more."""
+        reports: list[Report] = []
+        for member in self._members.values():
+            reports += self._last_words(member)
+            pending = member.pending
+            open_tasks, current, _ = member.bury()
+            lost = Failure(Cause.LOST, reason)
+            for task in open_tasks:
+                if task.sequence == current:
+                    reports.append(Report(task.number, task.attempt, State.UNKNOWN, failure=lost, items=task.items))
+                else:
+                    reports.append(_failed(task, Failure(Cause.LAUNCH, reason)))
+            reports += self._settle_unconnected_all(pending, reason)
+            self._hang_up(member)
+            member.close()
+        self._members.clear()
+        self._lanes.clear()
+        if reports:
+            self._hear(reports)
+        self._on_lost(reason)
+
+    @staticmethod
+    def _settle_unconnected_all(pending: list[Chunk], reason: str) -> list[Report]:
+        failure = Failure(Cause.LAUNCH, reason)
+        return [
+            _failed(InFlight(0, number, attempt, {}, chunk.items), failure)
+            for chunk in pending
+            for number, attempt in zip(chunk.numbers, chunk.attempts, strict=True)
+        ]
+
+    def _hang_up(self, member: Member) -> None:
+        if member.connection is not None:
+            self._loop.remove_reader(member.connection)
+            self._loop.remove_writer(member.connection)
+        member.outgoing = deque()
+
+    def _close_listener(self) -> None:
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+
+
+def _canceled(task: InFlight, times: tuple[int, int] = (0, 0)) -> Report:
+    failure = Failure(Cause.CANCELED, "cancelled while it ran" if times[0] else "cancelled before it ran")
+    return Report(task.number, task.attempt, State.CANCELED, *times, failure=failure, items=task.items)
+
+
+def _failed(task: InFlight, failure: Failure) -> Report:
+    return Report(task.number, task.attempt, State.FAILED, failure=failure, items=task.items)
+
+
+def _without(chunk: Chunk, dropped: Collection[int]) -> Chunk | None:
+    kept = [index for index in range(len(chunk.numbers)) if index not in dropped]
+    if not kept:
+        return None
+    return Chunk(
+        [chunk.numbers[i] for i in kept],
+        [chunk.attempts[i] for i in kept],
+        [chunk.function_ids[i] for i in kept],
+        [chunk.payloads[i] for i in kept],
+        [chunk.extras[i] for i in kept] if chunk.extras is not None else None,
+        chunk.items,
+    )

@@ -1,0 +1,35 @@
+"""Started by `mpiexec` once per rank: binds this rank to its slot, then becomes the program.
+
+Runs as a script, isolated (`python -I -S`): only `os` and `sys`, a few milliseconds. Its arguments are the slots as
+`cpus:gpus` lists separated by `;`, the variable that makes GPUs visible, then the program.
+"""
+
+import os
+import sys
+
+RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
+"""Where launchers tell the rank. Source: Open MPI 4.1 FAQ, MPICH Hydra wiki, srun(1); checked 2026-11."""
+
+
+def main() -> None:
+    """Bind and become the program."""
+    slots, gpu_variable, *program = sys.argv[1:]
+    found = [os.environ[name] for name in RANK_VARIABLES if name in os.environ]
+    if not found:
+        sys.exit(f"none of {', '.join(RANK_VARIABLES)} is set: the MPI launcher did not say which rank this is")
+    rank = int(found[0])
+    parts = slots.split(";")
+    cpus, _, gpus = parts[rank].partition(":")
+    os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
+    os.environ["RHAPSODY_RANK"] = str(rank)
+    os.environ["RHAPSODY_RANKS"] = str(len(parts))
+    if gpu_variable:
+        os.environ[gpu_variable] = gpus
+    try:
+        os.execvp(program[0], program)  # noqa: S606 - becoming the user's program is the purpose
+    except OSError as exc:
+        sys.exit(f"{program[0]} did not start on rank {rank}: {exc.strerror}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Who starts a pool's workers: the contract, and the guardian process that does it locally."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import marshal
+import os
+import socket
+import subprocess
+import sys
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from rhapsody.backends.processes import describe_exit
+from rhapsody.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rhapsody.backends.guardian import Duty
+
+_COMMAND = "import sys; sys.path.insert(0, sys.argv[2]); from rhapsody.backends.guardian import main; main(int(sys.argv[3]))"
+_SOURCE_FOLDER = str(Path(__file__).resolve().parents[2])
+
+
+class Starter(Protocol):
+    """Starts workers on one node and notices their end. All calls come from the pool's event loop."""
+
+    @abstractmethod
+    async def open(self, duty: Duty, on_exit: Callable[[int, int], None], on_lost: Callable[[str], None]) -> None:
+        """Get ready.
+
+        Args:
+            duty: What workers have to know to reach the pool.
+            on_exit: Called with worker id and exit code (negative: the signal) once a worker and every process that it
+                left behind are gone.
+            on_lost: Called with the reason when no more workers can be started or watched.
+
+        Raises:
+            BackendError: It cannot start workers.
+        """
+
+    @abstractmethod
+    def start(self, worker_id: int) -> None:
+        """Start a worker; it connects to the pool by itself."""
+
+    @abstractmethod
+    def kill(self, worker_id: int) -> None:
+        """End a worker at once, with all its children; `on_exit` tells when that is done."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """End every worker, idle ones gently; nothing of them is left afterwards."""
+
+
+class GuardianStarter:
+    """Starts workers by fork from a guardian process of its own."""
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._on_exit: Callable[[int, int], None] = lambda _worker, _code: None
+        self._on_lost: Callable[[str], None] = lambda _reason: None
+        self._log = ""
+
+    async def open(self, duty: Duty, on_exit: Callable[[int, int], None], on_lost: Callable[[str], None]) -> None:
+        """Start the guardian; see `Starter.open`."""
+        self._on_exit, self._on_lost, self._log = on_exit, on_lost, duty.log
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", _COMMAND, "rhapsody-guardian", _SOURCE_FOLDER, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                )
+            except OSError as exc:
+                ours.close()
+                raise BackendError(f"the process that starts workers did not start: {exc}") from exc
+        ours.send(marshal.dumps(tuple(duty)))
+        ours.setblocking(False)  # noqa: FBT003 - positional only
+        self._socket = ours
+        asyncio.get_running_loop().add_reader(ours, self._read)
+
+    def start(self, worker_id: int) -> None:
+        """Start a worker; see `Starter.start`."""
+        self._order("start", worker_id)
+
+    def kill(self, worker_id: int) -> None:
+        """End a worker; see `Starter.kill`."""
+        self._order("kill", worker_id)
+
+    def _order(self, order: str, worker_id: int) -> None:
+        if self._socket is None:
+            return
+        try:
+            self._socket.send(marshal.dumps((order, worker_id)))
+        except BlockingIOError:  # hundreds of orders are queued already
+            asyncio.get_running_loop().call_later(0.01, self._order, order, worker_id)
+        except OSError:
+            self._lose()
+
+    def _read(self) -> None:
+        while self._socket is not None:
+            try:
+                message = self._socket.recv(4096)
+            except BlockingIOError:
+                return
+            except OSError:
+                message = b""
+            if not message:
+                self._lose()
+                return
+            _, worker_id, code = marshal.loads(message)  # noqa: S302 - the other end of our own socket pair
+            self._on_exit(worker_id, code)
+
+    def _lose(self) -> None:
+        self._hang_up()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self._process is not None:
+                self._process.wait(timeout=1)
+        code = self._process.returncode if self._process is not None else None
+        ended = "is gone" if code is None else describe_exit(code)
+        self._on_lost(f"the process that starts and watches workers {ended}; its log is {self._log}")
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+
+    async def aclose(self) -> None:
+        """Let the guardian end everything, and wait for it; see `Starter.aclose`."""
+        self._hang_up()  # its sign to end everything: it does so even if this call is cancelled now
+        process, self._process = self._process, None
+        if process is not None:
+            await _exited(process)
+
+
+async def _exited(process: subprocess.Popen[bytes], limit_s: float = 15.0) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    descriptor = os.pidfd_open(process.pid)
+    loop.add_reader(descriptor, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), limit_s)
+    except TimeoutError:
+        process.kill()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+        if ended.is_set():
+            process.wait()

@@ -1,0 +1,81 @@
+"""What a pool and its workers say to each other.
+
+Two ways lead from a worker to its pool: a Unix socket, and a page of shared memory that outlives the worker's death.
+The worker writes each result into the page's outbox first and sends the outbox when a chunk ends, so what was finished
+before a kill is never lost, and exactly the task that was being run can be named.
+
+Both ends are the same Python, so `marshal` carries lists of scalars; whatever belongs to the user is inside it as bytes.
+"""
+
+from __future__ import annotations
+
+import marshal
+import struct
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import mmap
+
+PAGE_BYTES = 1 << 18
+OUTBOX = 64
+"""Offset of the outbox in the page; eight-byte words come before it."""
+
+# Words of the page, each written by one side only.
+CURRENT = 0
+"""Worker: sequence number of the task that was started last."""
+STARTED = 1
+"""Worker: when that was, nanoseconds on the session's clock."""
+SKIP_FROM = 2
+"""Pool, while the worker is stopped: first sequence number that was called back."""
+SKIP_UNTIL = 3
+"""Pool, while the worker is stopped: end of the range that was called back."""
+COMMITTED = 4
+"""Worker: bytes of the outbox that hold finished records."""
+ITEM = 5
+"""Worker: index of the array item being run."""
+
+RECORD = struct.Struct("<QqqIB3x")
+"""Head of a record: sequence number, started_ns, ended_ns, bytes that follow, kind."""
+
+# Kinds of records.
+NONE = 0
+"""The value is None; nothing follows."""
+SCALARS = 1
+"""The value follows, marshalled."""
+PICKLED = 2
+"""The value follows, pickled."""
+RICH = 3
+"""A marshalled dict follows: output, exit code, failure, and the value as bytes."""
+ITEMS = 4
+"""Values of some items of an array task follow; more will come."""
+LAST_ITEMS = 5
+"""Values of the last items of an array task's chunk follow."""
+
+FRAME = struct.Struct("<I")
+"""Head of a message to a worker: bytes that follow."""
+
+TOKEN_BYTES = 32
+HELLO = struct.Struct(f"<{TOKEN_BYTES}sIQ")
+"""First message of a worker: token, process id, worker id; the page's descriptor travels with it."""
+
+SCALAR_TYPES = frozenset({int, float, bool, str, bytes, type(None), complex})
+"""Types whose values may travel marshalled: immutable, and the same on both sides."""
+
+VALUE_LIMIT_BYTES = 128 << 20
+"""Largest pickled argument or result that goes through the session; more belongs into a file or a data store."""
+
+
+def page_words(page: mmap.mmap) -> memoryview:
+    """Return the page's words before the outbox."""
+    return memoryview(page)[:OUTBOX].cast("Q")
+
+
+def frame(message: tuple[Any, ...]) -> bytes:
+    """Return a message to a worker with its length in front."""
+    body = marshal.dumps(message)
+    return FRAME.pack(len(body)) + body
+
+
+def are_scalars(values: tuple[Any, ...]) -> bool:
+    """Return whether all values may travel marshalled."""
+    return SCALAR_TYPES.issuperset(map(type, values))

@@ -1,0 +1,328 @@
+"""A worker process: connects to its pool, runs one function after another, and writes down each result at once.
+
+It never decides anything: the pool sends chunks, the worker runs their tasks in order. Each result goes into the outbox of
+the shared page before the next task starts (see `wire`), so whatever kills this process takes one task with it at most.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import io
+import marshal
+import mmap
+import os
+import pickle
+import socket
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from rhapsody.backends import executables, mpi_function, wire
+from rhapsody.backends.campaign_module import CampaignFinder
+from rhapsody.backends.processes import adopt_orphans
+from rhapsody.backends.results import encode_failure, encode_value, pickle_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FLUSH_NS = 1_000_000
+"""Results wait in the outbox at most so long while further tasks of the chunk run."""
+
+_Extra = dict[str, Any]
+
+
+class Tail(io.StringIO):
+    """Stands in for standard output or error and keeps the last of what is printed."""
+
+    limit_bytes = 64 << 10
+    printed = False
+
+    def write(self, text: str) -> int:
+        """Keep the text; forget the oldest beyond twice the limit."""
+        self.printed = True
+        written = super().write(text)
+        if self.tell() > 2 * self.limit_bytes:
+            kept = self.getvalue()[-self.limit_bytes :]
+            self.seek(0)
+            self.truncate()
+            super().write(kept)
+        return written
+
+    def take(self) -> str:
+        """Return what was printed since the last time, its last 64 KiB at most."""
+        text = self.getvalue()[-self.limit_bytes :]
+        self.seek(0)
+        self.truncate()
+        self.printed = False
+        return text
+
+
+class Worker:
+    """One connection to a pool, and the loop that runs what it sends."""
+
+    def __init__(self, connection: socket.socket, page: mmap.mmap) -> None:
+        self._connection = connection
+        self._page = page
+        self._words = wire.page_words(page)
+        self._words[wire.SKIP_FROM] = (1 << 64) - 1
+        self._end = wire.OUTBOX
+        """Where the next record goes in the page."""
+        self._flushed_ns = 0
+        self._pid = os.getpid()
+        self._functions: dict[int, Callable[..., Any]] = {}
+        self._blobs: dict[int, bytes] = {}
+        self._out, self._err = Tail(), Tail()
+        self._clock_offset_ns = 0
+        self._inbox = bytearray()
+
+    def serve(self) -> None:
+        """Run chunks until the pool says stop or goes away."""
+        while (message := self.receive()) is not None:
+            order = message[0]
+            if order == "run":
+                self._run_chunk(*message[1:])
+            elif order == "define":
+                self._blobs[message[1]] = message[2]
+            elif order == "forget":
+                self._functions.pop(message[1], None)
+                self._blobs.pop(message[1], None)
+            elif order == "welcome":
+                self._settle_in(message[1])
+            elif order == "stop":
+                return
+
+    def receive(self, *, wait: bool = True) -> tuple[Any, ...] | None:
+        """Return the pool's next message; None when the pool is gone, or nothing is there and we may not wait.
+
+        Raises:
+            ConnectionError: The pool is gone, while not waiting.
+        """
+        head = wire.FRAME.size
+        inbox = self._inbox
+        while True:
+            if len(inbox) >= head:
+                end = head + wire.FRAME.unpack_from(inbox)[0]
+                if len(inbox) >= end:
+                    message = marshal.loads(memoryview(inbox)[head:end])  # noqa: S302 - the pool gave the token
+                    del inbox[:end]
+                    return tuple(message)
+            try:
+                data = self._connection.recv(1 << 18, 0 if wait else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return None
+            if not data:
+                if wait:
+                    return None
+                raise ConnectionError("the pool is gone")
+            inbox += data
+
+    def _settle_in(self, welcome: _Extra) -> None:
+        self._clock_offset_ns = welcome["clock_offset_ns"]
+        os.environ.update(welcome["env"])
+        for name in welcome["unset"]:
+            os.environ.pop(name, None)
+        with contextlib.suppress(OSError):  # the folder of the session may be gone; tasks with a cwd do not care
+            os.chdir(welcome["cwd"])
+        if welcome["cpus"]:
+            os.sched_setaffinity(0, welcome["cpus"])
+        if welcome["campaign_file"]:
+            sys.meta_path.insert(0, CampaignFinder(welcome["campaign_file"]))
+        sys.stdout, sys.stderr = self._out, self._err
+
+    def _run_chunk(
+        self, first: int, numbers: list[int], function_ids: list[int], payloads: list[Any], extras: list[_Extra | None] | None
+    ) -> None:
+        """Run a chunk's tasks in order; the hot path."""
+        words, functions, environ = self._words, self._functions, os.environ
+        now, offset, pid, out, err = time.monotonic_ns, self._clock_offset_ns, self._pid, self._out, self._err
+        record, page, capacity = wire.RECORD, self._page, wire.PAGE_BYTES - wire.RECORD.size
+        none = type(None)
+        sequence = first - 1
+        for number, function_id, payload in zip(numbers, function_ids, payloads, strict=True):
+            sequence += 1
+            extra = extras[sequence - first] if extras is not None else None
+            started = now() + offset
+            words[0x1] = started  # STARTED
+            words[0x0] = sequence  # CURRENT, before the look at the skipped range: what the pool sees here, it counts as run
+            if words[0x2] <= sequence < words[0x3]:  # SKIP_FROM, SKIP_UNTIL
+                continue
+            if extra is not None or function_id not in functions or type(payload) is not tuple:
+                self._run_one(sequence, started, number, function_id, payload, extra)
+                continue
+            environ["RHAPSODY_TASK_UID"] = f"task.{number:06d}"
+            try:
+                value = functions[function_id](*payload)
+            except BaseException as exc:  # noqa: BLE001 - the user's function: whatever it raises is its result
+                kind, data = encode_failure(exc)
+            else:
+                kind, data = (wire.NONE, b"") if type(value) is none else encode_value(value)
+            ended = now() + offset
+            if os.getpid() != pid:
+                os._exit(0)  # the function forked, and this is the child coming back: it is not a worker
+            if out.printed or err.printed:
+                kind, data = self._with_output(kind, data)
+            end = self._end + len(data)
+            if end > capacity:
+                self._post(sequence, started, ended, kind, data)
+                continue
+            record.pack_into(page, self._end, sequence, started, ended, len(data), kind)
+            end += 32
+            if data:
+                page[self._end + 32 : end] = data
+            self._end = end
+            words[0x4] = end - 64  # COMMITTED
+            if ended - self._flushed_ns > FLUSH_NS:
+                self._flush(ended)
+        self._flush(now() + offset)
+
+    def _run_one(
+        self, sequence: int, started: int, number: int, function_id: int, payload: Any, extra: _Extra | None  # noqa: ANN401
+    ) -> None:
+        """Run what needs more than a plain call: pickled arguments, options, executables, array items."""
+        extra = extra or {}
+        os.environ["RHAPSODY_TASK_UID"] = extra.get("uid") or f"task.{number:06d}"
+        os.environ["RHAPSODY_ATTEMPT"] = str(extra.get("attempt", 1))
+        try:
+            if "ranks" in extra:
+                kind, data = mpi_function.run(extra, self)
+            elif "argv" in extra:
+                kind, data = executables.run(extra, self)
+            else:
+                kind, data = self._call(sequence, function_id, payload, extra)
+        except executables.LaunchError as exc:
+            kind, data = encode_failure(exc, cause="launch")
+        except BaseException as exc:  # noqa: BLE001 - the user's function and its surroundings
+            kind, data = encode_failure(exc)
+        ended = time.monotonic_ns() + self._clock_offset_ns
+        if os.getpid() != self._pid:
+            os._exit(0)
+        if self._out.printed or self._err.printed:
+            kind, data = self._with_output(kind, data)
+        self._post(sequence, started, ended, kind, data)
+        if "attempt" in extra:
+            os.environ["RHAPSODY_ATTEMPT"] = "1"
+        if ended - self._flushed_ns > FLUSH_NS:
+            self._flush(ended)
+
+    def _call(self, sequence: int, function_id: int, payload: Any, extra: _Extra) -> tuple[int, bytes]:  # noqa: ANN401
+        function = self._functions.get(function_id)
+        if function is None:
+            function = self._functions[function_id] = cloudpickle.loads(self._blobs.pop(function_id))
+        if "items" in extra:
+            return self._run_items(sequence, function, payload, extra)
+        args, kwargs = (payload, {}) if type(payload) is tuple else pickle.loads(payload)  # noqa: S301 - from our pool
+        with executables.surroundings(extra):
+            value = function(*args, **kwargs)
+        return encode_value(value)
+
+    def _run_items(
+        self, sequence: int, function: Callable[..., Any], payload: Any, extra: _Extra  # noqa: ANN401
+    ) -> tuple[int, bytes]:
+        """Run items of an array task; post finished ones at least every millisecond."""
+        first, stop = extra["items"]
+        items = range(*payload) if type(payload) is tuple else pickle.loads(payload)  # noqa: S301 - from our pool
+        words, now, words_item = self._words, time.monotonic_ns, wire.ITEM
+        values: list[Any] = []
+        failed: dict[int, bytes] = {}
+        posted, last_ns = first, now()
+        with executables.surroundings(extra):
+            for index, item in enumerate(items, first):
+                words[words_item] = index
+                try:
+                    values.append(function(item))
+                except BaseException as exc:  # noqa: BLE001 - the user's function
+                    failed[index] = encode_failure(exc)[1]
+                    values.append(None)
+                stamp = now()
+                if stamp - last_ns > FLUSH_NS and index + 1 < stop:
+                    if os.getpid() != self._pid:
+                        os._exit(0)
+                    data = self._encode_items(posted, values, failed)
+                    self._post(sequence, words[wire.STARTED], stamp + self._clock_offset_ns, wire.ITEMS, data)
+                    self._flush(stamp + self._clock_offset_ns)
+                    posted, last_ns = index + 1, stamp
+                    values, failed = [], {}
+        return wire.LAST_ITEMS, self._encode_items(posted, values, failed)
+
+    @staticmethod
+    def _encode_items(first: int, values: list[Any], failed: dict[int, bytes]) -> bytes:
+        types = set(map(type, values))
+        if types <= wire.SCALAR_TYPES:
+            return marshal.dumps((first, len(values), True, values, failed))
+        try:
+            return marshal.dumps((first, len(values), False, pickle_value(values), failed))
+        except Exception:  # noqa: BLE001 - some value cannot be pickled: find out which
+            kept: list[bytes | None] = []
+            for index, value in enumerate(values, first):
+                try:
+                    kept.append(pickle_value(value))
+                except Exception as exc:  # noqa: BLE001 - the user's value
+                    kept.append(None)
+                    failed[index] = encode_failure(exc, cause="result")[1]
+            return marshal.dumps((first, len(values), None, kept, failed))
+
+    def _with_output(self, kind: int, data: bytes) -> tuple[int, bytes]:
+        """Return a result with what the task printed."""
+        if kind in (wire.ITEMS, wire.LAST_ITEMS):
+            self._out.take(), self._err.take()
+            return kind, data
+        rich = marshal.loads(data) if kind == wire.RICH else {"kind": kind, "value": data}  # noqa: S302 - our own
+        rich["stdout"] = rich.get("stdout", "") + self._out.take()
+        rich["stderr"] = rich.get("stderr", "") + self._err.take()
+        return wire.RICH, marshal.dumps(rich)
+
+    def _post(self, sequence: int, started: int, ended: int, kind: int, data: bytes) -> None:
+        """Write a record into the outbox; one that does not fit goes out by itself."""
+        size = wire.RECORD.size + len(data)
+        if self._end + size > wire.PAGE_BYTES:
+            self._flush(ended)
+        if wire.OUTBOX + size > wire.PAGE_BYTES:
+            self._connection.sendall(wire.RECORD.pack(sequence, started, ended, len(data), kind))
+            self._connection.sendall(data)
+            return
+        wire.RECORD.pack_into(self._page, self._end, sequence, started, ended, len(data), kind)
+        self._page[self._end + wire.RECORD.size : self._end + size] = data
+        self._end += size
+        self._words[wire.COMMITTED] = self._end - wire.OUTBOX
+
+    def _flush(self, now_ns: int) -> None:
+        """Send the outbox; the pool ignores what it saw already, so a kill in between is harmless."""
+        self._flushed_ns = now_ns
+        if self._end == wire.OUTBOX:
+            return
+        with memoryview(self._page) as view:
+            self._connection.sendall(view[wire.OUTBOX : self._end])
+        self._words[wire.COMMITTED] = 0
+        self._end = wire.OUTBOX
+
+    @property
+    def connection(self) -> socket.socket:
+        """The socket to the pool, to be watched while an executable runs."""
+        return self._connection
+
+
+def run(address: str, token: bytes, worker_id: int) -> None:
+    """Be a worker of the pool at an address until it says stop or goes away.
+
+    Args:
+        address: Path of the pool's Unix socket.
+        token: Shown to the pool.
+        worker_id: The pool's name for this worker.
+    """
+    adopt_orphans()
+    gc.freeze()
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(address)
+    descriptor = os.memfd_create("rhapsody-page", os.MFD_CLOEXEC)
+    os.ftruncate(descriptor, wire.PAGE_BYTES)
+    page = mmap.mmap(descriptor, wire.PAGE_BYTES)
+    socket.send_fds(connection, [wire.HELLO.pack(token, os.getpid(), worker_id)], [descriptor])
+    os.close(descriptor)
+    with contextlib.suppress(ConnectionError):  # the pool is gone: so are we
+        Worker(connection, page).serve()
+    connection.close()
+    atexit._run_exitfuncs()  # noqa: SLF001 - a forked process leaves by os._exit, which skips them

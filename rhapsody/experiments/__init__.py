@@ -1,0 +1,1 @@
+"""The experiments behind the published figures, each repeatable with `rhapsody bench NAME`."""

@@ -1,0 +1,1 @@
+"""What tasks, resources, policies, allocations and events are. Nothing here does I/O."""

@@ -1,0 +1,117 @@
+"""Dependencies between tasks: who waits for whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rhapsody.errors import SpecError
+from rhapsody.model.arguments import find_tasks
+from rhapsody.model.array import ArrayTask
+from rhapsody.model.event import State
+from rhapsody.model.task import ComputeTask
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from rhapsody.model.task import Task
+
+_SCALARS = frozenset({int, float, bool, str, bytes, type(None), complex})
+
+
+class Links:
+    """What a task waits for, and what waits for it; hangs on `Task.links`.
+
+    Attributes:
+        waiting: Dependencies that have not ended.
+        dependents: Tasks that wait for this one.
+    """
+
+    __slots__ = ("dependents", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.dependents: list[Task] = []
+
+
+def dependencies_of(task: Task) -> list[Task]:
+    """Return the tasks that a task names, each once: among its arguments, and in `after`."""
+    found: list[Task] = []
+    if isinstance(task, ComputeTask):
+        for values in (task.args, task.arguments):
+            if values and not _SCALARS.issuperset(map(type, values)):
+                for value in values:
+                    found.extend(find_tasks(value))
+        if task.kwargs:
+            for value in task.kwargs.values():
+                found.extend(find_tasks(value))
+    elif isinstance(task, ArrayTask) and type(task.items) in (list, tuple):
+        nested = next((item for item in task.items if type(item) not in _SCALARS and any(find_tasks(item, 0))), None)
+        if nested is not None:
+            raise SpecError(
+                f"map over tasks (item {nested!r}): items are passed as they are; await the tasks and map over their"
+                " values, or submit one ComputeTask per task"
+            )
+    found.extend(task.options.after)
+    return list(dict.fromkeys(found)) if found else found
+
+
+def link(task: Task, dependencies: Iterable[Task]) -> bool:
+    """Let a task wait for those dependencies that have not ended; return whether it has to wait."""
+    links = task.links = task.links or Links()
+    for dependency in dependencies:
+        if not dependency.is_final:
+            if dependency.links is None:
+                dependency.links = Links()
+            dependency.links.dependents.append(task)
+            links.waiting += 1
+    return bool(links.waiting)
+
+
+def require_known(task: Task, dependencies: Iterable[Task], batch: Collection[int], live: Collection[int]) -> None:
+    """Refuse dependencies that nobody will ever run.
+
+    Args:
+        task: Who depends.
+        dependencies: On whom.
+        batch: Numbers of the tasks submitted together with it.
+        live: Numbers of the session's tasks that have not ended.
+
+    Raises:
+        SpecError: One was not submitted, or runs in another session.
+    """
+    for dependency in dependencies:
+        if dependency.number in batch or dependency.number in live or dependency.is_final:
+            continue
+        if dependency.state is State.NEW:
+            problem = f"{dependency.uid}, which was not submitted; submit both in one list, or that one first"
+        else:
+            problem = f"{dependency.uid}, which runs in another session; await it and pass its value"
+        raise SpecError(f"task {task.uid} depends on {problem}")
+
+
+def require_acyclic(edges: dict[Task, Sequence[Task]]) -> None:
+    """Refuse tasks that wait for each other in a circle.
+
+    Args:
+        edges: For tasks of one batch that have any, their dependencies.
+
+    Raises:
+        SpecError: There is a cycle; the text names it.
+    """
+    settled: set[Task] = set()
+    for start in edges:
+        path: dict[Task, None] = {}
+        stack: list[tuple[Task, bool]] = [(start, True)]
+        while stack:
+            task, entering = stack.pop()
+            if not entering:
+                del path[task]
+                settled.add(task)
+            elif task in path:
+                names = [each.uid for each in path]
+                circle = [*names[names.index(task.uid) :], task.uid]
+                raise SpecError(f"these tasks wait for each other: {' → '.join(circle)}; break the cycle")
+            elif task not in settled:
+                path[task] = None
+                stack.append((task, False))
+                stack.extend((each, True) for each in edges.get(task, ()))
