@@ -1,11 +1,11 @@
-"""The systems that are measured: their environments, and one run of one of them in a process of its own."""
+"""Environments of the measured systems, and one run of one of them in a process of its own."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-import shutil
+import select
 import signal
 import subprocess
 import sys
@@ -13,70 +13,24 @@ import tempfile
 import time
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rhapsody.errors import BackendError, unknown_name
+from rhapsody.errors import BackendError
 from rhapsody.experiments.peer_scripts import members
 from rhapsody.experiments.peer_scripts.measure import Order, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
+
+    from rhapsody.experiments.systems import System
 
 HERE = Path(__file__).parent
 BUILD_DEADLINE_S = 1800.0
 GRACE_S = 10.0
 _LAST_LINES = 15
 _POLL_S = 0.05
-
-
-@dataclass(frozen=True)
-class System:
-    """One system that can be measured.
-
-    Attributes:
-        name: As users write it.
-        script: File in `peer_scripts/`.
-        modes: For each mode that it takes part in, its backends.
-        own_environment: Whether it is installed into an environment of its own, from `peer_requirements/<name>.txt`.
-    """
-
-    name: str
-    script: str
-    modes: dict[str, tuple[str, ...]]
-    own_environment: bool = True
-
-
-_SYSTEMS = (
-    System(
-        "rhapsody-py",
-        "run_rhapsody_py.py",
-        {"functions": ("concurrent", "noop"), "latency": ("concurrent",), "executables": ("concurrent",)},
-    ),
-    System("parsl", "run_parsl.py", {"functions": ("htex",), "latency": ("htex",)}),
-    System("dask", "run_dask.py", {"functions": ("distributed",), "latency": ("distributed",)}),
-    System("ray", "run_ray.py", {"functions": ("tasks",), "latency": ("tasks",)}),
-    System(
-        "processpool",
-        "run_processpool.py",
-        {"functions": ("stdlib",), "latency": ("stdlib",)},
-        own_environment=False,
-    ),
-)
-PEERS = {system.name: system for system in _SYSTEMS}
-SUBPROCESS = System("subprocess", "run_subprocess.py", {"executables": ("stdlib",)}, own_environment=False)
-
-
-def peer_named(name: str) -> System:
-    """Return a peer.
-
-    Raises:
-        SpecError: There is none of this name.
-    """
-    if name not in PEERS:
-        raise unknown_name("peer", name, PEERS)
-    return PEERS[name]
 
 
 def environments_folder() -> Path:
@@ -113,7 +67,7 @@ def _build(env: Path, requirements: Path) -> None:
         [*pip, "--requirement", str(requirements)],
     ):
         try:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603 - pip and venv, with our own arguments
                 command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=BUILD_DEADLINE_S, check=False
             )
         except subprocess.TimeoutExpired as exc:
@@ -146,7 +100,7 @@ def run(python: Path, script: Path, order: Order, deadline_s: float) -> tuple[Re
         mark = uuid.uuid4().hex
         command = [str(python), str(script), order.as_json()]
         with output.open("wb") as stream:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # noqa: S603 - our own scripts
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -155,14 +109,15 @@ def run(python: Path, script: Path, order: Order, deadline_s: float) -> tuple[Re
                 env=_environment(python, scratch, mark),
                 start_new_session=True,
             )
+        ended = False
         try:
-            process.wait(timeout=deadline_s)
-        except subprocess.TimeoutExpired as exc:
-            raise BackendError(
-                f"{script.name}: not done within {deadline_s:g} s, so it was ended.\n{_last_lines_of(output)}"
-            ) from exc
+            ended = _has_ended(process, within_s=deadline_s)
         finally:
             left = _end(process, mark)
+        if not ended:
+            raise BackendError(
+                f"{script.name}: not done within {deadline_s:g} s, so it was ended.\n{_last_lines_of(output)}"
+            )
         if process.returncode or not result.exists():
             raise BackendError(
                 f"{script.name}: exit code {process.returncode}"
@@ -189,36 +144,39 @@ def _environment(python: Path, scratch: str, mark: str) -> dict[str, str]:
     return env
 
 
+def _has_ended(process: subprocess.Popen[bytes], *, within_s: float) -> bool:
+    """Return whether a process ends in time, without waiting for it: so its number stays taken."""
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        return bool(select.select([descriptor], [], [], within_s)[0])
+    finally:
+        os.close(descriptor)
+
+
 def _end(process: subprocess.Popen[bytes], mark: str) -> list[str]:
-    """End what is left of a run: by request while its leader lives, else when it does not end by itself.
+    """End what is left of a run: the leader by request first, everything else when it does not end by itself.
 
     Returns:
-        The processes that outlived their leader and the time of grace.
+        The processes that outlived the time of grace.
     """
-    if process.poll() is None:
+    if not _has_ended(process, within_s=0):
         process.send_signal(signal.SIGTERM)
-        _wait_until_alone(process, mark)
-    else:
-        _wait_until_alone(process, mark)
-    left = []
-    while there := _living(process, mark):
-        left += [line for line in map(_describe, there) if line not in left]
-        for pid in there:
-            _kill(pid)
-        time.sleep(_POLL_S)
-    process.wait()
-    return left
-
-
-def _wait_until_alone(process: subprocess.Popen[bytes], mark: str) -> None:
     give_up = time.monotonic() + GRACE_S
     while time.monotonic() < give_up and _living(process, mark):
         time.sleep(_POLL_S)
+    left: dict[int, str] = {}
+    while there := _living(process, mark):
+        for pid in there:
+            left.setdefault(pid, _describe(pid))
+            _kill(pid)
+        time.sleep(_POLL_S)
+    process.wait()
+    return list(left.values())
 
 
 def _living(process: subprocess.Popen[bytes], mark: str) -> list[int]:
     found = [member.pid for member in members.find(mark, process.pid) if member.state != "Z"]
-    return found if process.poll() is not None else [process.pid, *found]
+    return found if _has_ended(process, within_s=0) else [process.pid, *found]
 
 
 def _describe(pid: int) -> str:

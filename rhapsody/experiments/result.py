@@ -36,7 +36,7 @@ class Row(FrozenModel):
     system: str
     backend: str
     n: int = Field(ge=1)
-    options: dict[str, str | int | bool] = {}
+    options: dict[str, str | int | bool] = Field(default_factory=dict)
     metric: str
     unit: str
     median: float

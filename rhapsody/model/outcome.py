@@ -31,12 +31,14 @@ class Failure:
         message: One sentence: what happened, where.
         exception: The task's own exception, or None.
         traceback: Text of the traceback where it ran, or empty.
+        seen: Whether somebody has looked at it: awaited the task, or read its exception.
     """
 
     cause: Cause
     message: str
     exception: BaseException | None = None
     traceback: str = ""
+    seen: bool = False
 
 
 @dataclass(slots=True)

@@ -172,7 +172,13 @@ class Task:
         else:
             self.watchers = [self.watchers, watcher]
 
+    def look_at(self) -> None:
+        """Note that somebody knows how the task ended."""
+        if self.failure is not None:
+            self.failure.seen = True
+
     def _error(self) -> TaskError:
+        self.look_at()
         failure = self.failure
         text = failure.message if failure else str(self.state)
         if failure and failure.traceback:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 CHUNK_LIMIT = 256
 CHUNK_NS = 10_000_000
 """Work handed to one worker at a time, when its duration is known."""
+CHUNKED = 0
+SINGLY = -1
+LINES_KEPT = 256
 READY = State.READY
 
 
@@ -27,8 +30,8 @@ class LineKey(NamedTuple):
         priority: Effective: the task's plus its policy's.
         request: What each asks for.
         policy: Effective policy.
-        alone: Number of the array task or MPI run that is launched by itself; -1 for executables, 0 for functions,
-            which may be handed over in chunks.
+        alone: `CHUNKED` for functions, which may be handed over several at once; `SINGLY` for executables and MPI tasks;
+            for an array task, its number: it has a line of its own.
     """
 
     priority: int
@@ -58,6 +61,10 @@ class Line:
     def prune(self) -> bool:
         """Drop cancelled tasks from the head; return whether any task is left."""
         tasks = self.tasks
+        if self.key.alone > 0:
+            if tasks and tasks[0].is_final:
+                tasks.clear()
+            return bool(tasks)
         while tasks and tasks[0].state is not READY:
             tasks.popleft()
         return bool(tasks)
@@ -128,7 +135,8 @@ class ReadyQueue:
             line.queued = False
             if line.prune():
                 return line
-            self._lines.pop(line.key, None)
+            if line.key.alone > 0 or len(self._lines) > LINES_KEPT:
+                self._lines.pop(line.key, None)
         return None
 
     def is_next(self, line: Line) -> bool:

@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING or __package__:
     from rhapsody.experiments.peer_scripts import members
@@ -190,7 +190,7 @@ async def drive_batches(
     meter.stop()
     for task in tasks:
         check(task)
-    return meter.metrics(order.n)
+    return meter.metrics(order.n, "executable" if order.mode == "executables" else "task")
 
 
 def _own_cpu_s() -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,7 @@ class Process(NamedTuple):
         parent: Number of its parent.
         group: Number of its process group.
         session: Number of its session.
-        cpu_s: CPU time of it and of the children that it has waited for.
+        waited_for_s: CPU time of the children that it has waited for.
     """
 
     pid: int
@@ -30,7 +31,7 @@ class Process(NamedTuple):
     parent: int
     group: int
     session: int
-    cpu_s: float
+    waited_for_s: float
 
 
 def find(mark: str, leader: int) -> list[Process]:
@@ -61,7 +62,8 @@ def find(mark: str, leader: int) -> list[Process]:
 def cpu_s_of_children(mark: str) -> float:
     """Return the CPU seconds that all processes of this run but the calling one have used so far."""
     waited_for = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return waited_for.ru_utime + waited_for.ru_stime + sum(process.cpu_s for process in find(mark, os.getpid()))
+    others = sum(_cpu_s(process.pid) + process.waited_for_s for process in find(mark, os.getpid()))
+    return waited_for.ru_utime + waited_for.ru_stime + others
 
 
 def _all_processes() -> list[Process]:
@@ -74,11 +76,19 @@ def _all_processes() -> list[Process]:
             fields = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()
         except OSError:  # it has just ended
             continue
-        ticks = sum(int(field) for field in fields[11:15])
+        ticks = int(fields[13]) + int(fields[14])
         found.append(
             Process(int(folder.name), fields[0], int(fields[1]), int(fields[2]), int(fields[3]), ticks / _TICKS_PER_S)
         )
     return found
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a process, which /proc gives in steps of 10 ms only."""
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # as clock_getcpuclockid(3) makes it
+    except OSError:  # it has just ended
+        return 0.0
 
 
 def _carries(pid: int, mark: str) -> bool:

@@ -1,0 +1,1 @@
+"""The command `rhapsody`: parse, call, print. The only place that knows click."""

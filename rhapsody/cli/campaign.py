@@ -1,0 +1,128 @@
+"""Loads a campaign file: from a path on the command line to the coroutine function in it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rhapsody.backends.campaign_module import FILE_VARIABLE, MODULE_NAME
+from rhapsody.cli.faults import trimmed_traceback
+from rhapsody.errors import SpecError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from rhapsody.session.session import Session
+
+    Campaign = Callable[[Session, list[str]], Coroutine[Any, Any, object]]
+
+SIGNATURE = "async def campaign(session, args)"
+
+_DEFINITION = re.compile(rb"^async def campaign\b", re.MULTILINE)
+_FILES_LOOKED_AT = 200
+_NAMES_SHOWN = 5
+
+
+def load_campaign(path: Path) -> Campaign:
+    """Import a campaign file and return its `campaign`.
+
+    Afterwards the file is the module `rhapsody_campaign`, its folder is the first on `sys.path`, as for a script, and
+    `RHAPSODY_CAMPAIGN_FILE` tells workers where to import the module from.
+
+    Raises:
+        SpecError: There is no such file, it does not import, or it has no coroutine function `campaign` of two
+            arguments.
+    """
+    file = _existing(path).resolve()
+    return _campaign_of(_import(file), file)
+
+
+def _existing(path: Path) -> Path:
+    if path.is_dir():
+        raise SpecError(f"{path} is a folder, not a campaign file; {_suggestion(path, '')}")
+    if not path.exists():
+        raise SpecError(f"campaign file {path} does not exist; {_suggestion(path.parent, path.name)}")
+    if path.suffix != ".py":
+        raise SpecError(f"campaign file {path} does not end in .py; rename it, so that Python can import it")
+    return path
+
+
+def _suggestion(folder: Path, name: str) -> str:
+    """Return which campaign files a folder has, those with a similar name first."""
+    if not folder.is_dir():
+        return f"nor does its folder; you are in {Path.cwd()}"
+    found = [file for file in sorted(folder.glob("*.py"))[:_FILES_LOOKED_AT] if _looks_like_campaign(file)]
+    if not found:
+        return f"no *.py in {folder.resolve()} has `{SIGNATURE}`"
+    found.sort(key=lambda file: -difflib.SequenceMatcher(None, file.name, name).ratio())
+    more = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
+    return f"campaigns in that folder: {', '.join(map(str, found[:_NAMES_SHOWN]))}{more}"
+
+
+def _looks_like_campaign(file: Path) -> bool:
+    try:
+        return _DEFINITION.search(file.read_bytes()) is not None
+    except OSError:
+        return False
+
+
+def _import(file: Path) -> ModuleType:
+    os.environ[FILE_VARIABLE] = str(file)
+    sys.path.insert(0, str(file.parent))
+    spec = importlib.util.spec_from_file_location(MODULE_NAME, file)
+    if spec is None or spec.loader is None:
+        raise SpecError(f"campaign file {file} cannot be imported by this Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[MODULE_NAME] = module
+    try:
+        spec.loader.exec_module(module)
+    except SpecError:
+        raise
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's code may raise anything
+        raise SpecError(f"campaign file {file} does not import:\n{trimmed_traceback(exc)}") from exc
+    return module
+
+
+def _campaign_of(module: ModuleType, file: Path) -> Campaign:
+    campaign = getattr(module, "campaign", None)
+    if campaign is None:
+        raise SpecError(f"campaign file {file} has no `campaign`{_coroutines_in(module)}; write `{SIGNATURE}` in it")
+    if not inspect.iscoroutinefunction(campaign):
+        raise SpecError(f"{_where(campaign, file)}: `campaign` {_what_is(campaign)}; write `{SIGNATURE}`")
+    try:
+        inspect.signature(campaign).bind(None, [])
+    except TypeError as exc:
+        found = f"campaign{inspect.signature(campaign)}"
+        raise SpecError(
+            f"{_where(campaign, file)}: `{found}` cannot be called with (session, args): {exc}; write `{SIGNATURE}`"
+        ) from exc
+    return campaign  # type: ignore[no-any-return]  # what it returns is not looked at
+
+
+def _where(campaign: object, file: Path) -> str:
+    code = getattr(inspect.unwrap(campaign) if callable(campaign) else campaign, "__code__", None)
+    return f"{file}:{code.co_firstlineno}" if code is not None else str(file)
+
+
+def _what_is(campaign: object) -> str:
+    if inspect.isasyncgenfunction(campaign):
+        return "has a `yield` in it, which makes it a generator"
+    if inspect.isfunction(campaign):
+        return "is a plain `def`, it must be `async def`"
+    return f"is a {type(campaign).__name__}, it must be a function made by `async def`"
+
+
+def _coroutines_in(module: ModuleType) -> str:
+    names = [
+        f"`async def {name}`"
+        for name, value in vars(module).items()
+        if inspect.iscoroutinefunction(value) and value.__module__ == MODULE_NAME
+    ]
+    return f", but {', '.join(names[:_NAMES_SHOWN])}" if names else ""

@@ -1,0 +1,69 @@
+"""What can be measured: the systems, and the modes that each takes part in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rhapsody.errors import unknown_name
+
+WEAK = (2_048, 4_096, 8_192, 16_384, 32_768)
+STRONG = (50_000,)
+MODES: dict[str, tuple[int, ...]] = {
+    "functions": WEAK + STRONG,
+    "executables": (2_000,),
+    "latency": (2_000,),
+    "map": (1_000_000,),
+    "memory": (200_000,),
+    "loop-block": (100_000,),
+    "scaling": (2_048, 16_384, 131_072, 1_000_000),
+}
+"""What can be measured, and at which sizes unless said otherwise."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system that can be measured.
+
+    Attributes:
+        name: As users write it.
+        script: File in `peer_scripts/`.
+        modes: For each mode that it takes part in, its backends; of RHAPSODY, the one that is the default.
+        own_environment: Whether it is installed into an environment of its own, from `peer_requirements/<name>.txt`.
+    """
+
+    name: str
+    script: str
+    modes: dict[str, tuple[str, ...]] = field(hash=False)
+    own_environment: bool = True
+
+
+_SYSTEMS = (
+    System(
+        "rhapsody-py",
+        "run_rhapsody_py.py",
+        {"functions": ("concurrent", "noop"), "latency": ("concurrent",), "executables": ("concurrent",)},
+    ),
+    System("parsl", "run_parsl.py", {"functions": ("htex",), "latency": ("htex",)}),
+    System("dask", "run_dask.py", {"functions": ("distributed",), "latency": ("distributed",)}),
+    System("ray", "run_ray.py", {"functions": ("tasks",), "latency": ("tasks",)}),
+    System(
+        "processpool",
+        "run_processpool.py",
+        {"functions": ("stdlib",), "latency": ("stdlib",)},
+        own_environment=False,
+    ),
+)
+PEERS = {system.name: system for system in _SYSTEMS}
+RHAPSODY = System("rhapsody", "run_rhapsody.py", dict.fromkeys(MODES, ("local",)), own_environment=False)
+SUBPROCESS = System("subprocess", "run_subprocess.py", {"executables": ("stdlib",)}, own_environment=False)
+
+
+def peer_named(name: str) -> System:
+    """Return a peer.
+
+    Raises:
+        SpecError: There is none of this name.
+    """
+    if name not in PEERS:
+        raise unknown_name("peer", name, PEERS)
+    return PEERS[name]

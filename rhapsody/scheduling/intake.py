@@ -1,0 +1,144 @@
+"""What is looked at before tasks are accepted; submission is all or none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rhapsody.errors import SpecError, unknown_name
+from rhapsody.model.array import ArrayTask
+from rhapsody.model.event import State
+from rhapsody.model.policy import Policy, Retry
+from rhapsody.model.task import DEFAULT_OPTIONS, ComputeTask, Task
+from rhapsody.scheduling.graph import dependencies_of, require_acyclic, require_known
+from rhapsody.scheduling.placement import PLACEMENT_POLICIES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from rhapsody.abc import Backend, RetryPolicy
+    from rhapsody.model.resources import Resources
+    from rhapsody.scheduling.mapper import Mapper
+
+NEW = State.NEW
+
+
+class Plan:
+    """What was found out about one submission.
+
+    Attributes:
+        numbers: Of its tasks.
+        uids: That users gave.
+        edges: Dependencies of the tasks that have any.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self.numbers: Collection[int] = {task.number for task in tasks if isinstance(task, Task)}
+        self.uids: set[str] = set()
+        self.edges: dict[Task, Sequence[Task]] = {}
+
+
+class Intake:
+    """Checks tasks against the session that shall run them.
+
+    Args:
+        backend: Asked about executables and MPI.
+        mapper: Asked what can ever fit.
+        policy: The session's default policy.
+    """
+
+    def __init__(self, backend: Backend, mapper: Mapper, policy: Policy) -> None:
+        self._backend = backend
+        self._mapper = mapper
+        self._default = policy
+        self._effective: dict[Policy | None, Policy] = {}
+        self.uids: set[str] = set()
+        """Given uids of all tasks that were accepted, ended ones too."""
+        self._check_policy(policy, "the session's policy")
+
+    def policy_of(self, task: Task) -> Policy:
+        """Return the task's policy with what it leaves open taken from the session's."""
+        return self._policy_over(task.options.policy)
+
+    def retry_of(self, task: Task) -> RetryPolicy | None:
+        """Return the rule that says whether a failed attempt is followed by another."""
+        chosen = task.options.retry if task.options.retry is not None else self.policy_of(task).retry
+        return Retry(attempts=chosen) if isinstance(chosen, int) else chosen
+
+    def _policy_over(self, policy: Policy | None) -> Policy:
+        effective = self._effective.get(policy)
+        if effective is None:
+            effective = self._default if policy is None else policy.over(self._default)
+            self._effective[policy] = effective
+        return effective
+
+    def check(self, tasks: Sequence[Task], plan: Plan) -> None:
+        """Look at a part of a submission.
+
+        Raises:
+            SpecError: One task is wrong; the text names it.
+        """
+        last: tuple[Resources | None, Policy | None] = (None, None)
+        for task in tasks:
+            if not isinstance(task, ComputeTask | ArrayTask):
+                raise SpecError(f"submit() takes tasks, not {task!r}; make a ComputeTask of it")
+            if task.state is not NEW:
+                raise SpecError(f"task {task.uid} was submitted before; make a new ComputeTask to run it again")
+            options = task.options
+            if task.resources is not last[0] or options.policy is not last[1]:
+                self._check_request(task)
+                last = (task.resources, options.policy)
+            if task.given_uid is not None:
+                self._check_uid(task.given_uid, plan)
+            if type(task) is ComputeTask:
+                if task.executable is not None or task.resources.is_mpi:
+                    self._backend.check(task)
+                if not (task.args or task.kwargs or task.arguments or options is not DEFAULT_OPTIONS):
+                    continue
+            if dependencies := dependencies_of(task):
+                plan.edges[task] = dependencies
+
+    def check_whole(self, tasks: Sequence[Task], plan: Plan, live: Collection[int]) -> None:
+        """Look at what only the whole submission shows: repetitions, unknown dependencies, cycles.
+
+        Raises:
+            SpecError: Something is wrong; the text says what.
+        """
+        if len(plan.numbers) != len(tasks):
+            seen: set[int] = set()
+            twice = next(task for task in tasks if task.number in seen or seen.add(task.number))  # type: ignore[func-returns-value]
+            raise SpecError(f"task {twice.uid} is in the list twice")
+        for task, dependencies in plan.edges.items():
+            require_known(task, dependencies, plan.numbers, live)
+        if plan.edges:
+            require_acyclic(plan.edges)
+
+    def _check_uid(self, uid: str, plan: Plan) -> None:
+        if uid in self.uids or uid in plan.uids:
+            raise SpecError(f"uid {uid!r} was used before in this session; uids are unique, also after a task's end")
+        plan.uids.add(uid)
+
+    def _check_request(self, task: Task) -> None:
+        policy = self.policy_of(task)
+        where = f"task {task.uid}"
+        if task.options.policy is not None:
+            self._check_policy(task.options.policy, f"the policy of {where}")
+            if task.options.policy.routing is not None:
+                raise SpecError(f"{where}: Policy.routing speaks to AI tasks only; leave it out")
+        try:
+            self._mapper.check(task.resources, policy)
+        except SpecError as exc:
+            raise SpecError(f"{where}: {exc}") from exc
+
+    def _check_policy(self, policy: Policy, where: str) -> None:
+        if policy.backend is not None and policy.backend != self._backend.name:
+            raise SpecError(f"{where}: {unknown_name('backend', policy.backend, [self._backend.name])}")
+        placement = policy.placement
+        if isinstance(placement, str) and placement not in PLACEMENT_POLICIES:
+            raise SpecError(f"{where}: {unknown_name('placement policy', placement, PLACEMENT_POLICIES)}")
+        if not (placement is None or isinstance(placement, str) or hasattr(placement, "choose")):
+            raise SpecError(f"{where}: placement={placement!r} has no choose(); see rhapsody.abc.PlacementPolicy")
+        retry = policy.retry
+        if isinstance(retry, bool) or not (retry is None or isinstance(retry, int) or hasattr(retry, "delay_before_next")):
+            raise SpecError(f"{where}: retry={retry!r} is no number of attempts and no RetryPolicy")
+        if policy.colocate_with is not None and not isinstance(policy.colocate_with, Task):
+            raise SpecError(f"{where}: colocate_with={policy.colocate_with!r} must be a task")

@@ -1,0 +1,458 @@
+"""The session: submit tasks, wait for them, cancel them."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import rhapsody
+from rhapsody.abc import RunContext
+from rhapsody.backends.discover import local_allocation
+from rhapsody.backends.local import LocalBackend
+from rhapsody.errors import BackendError, SessionClosedError, SpecError, unknown_name
+from rhapsody.model.array import ArrayTask
+from rhapsody.model.event import State
+from rhapsody.model.policy import Policy
+from rhapsody.model.resources import SERIAL, Resources
+from rhapsody.model.task import Task, TaskOptions
+from rhapsody.scheduling.mapper import Mapper
+from rhapsody.scheduling.scheduler import Scheduler
+from rhapsody.session.run_folder import create_run_folder, write_description
+from rhapsody.session.signals import Interrupts
+from rhapsody.session.waiting import Arrivals, Countdown
+from rhapsody.telemetry.journal import Journal, NullJournal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from types import TracebackType
+
+    from rhapsody.abc import Backend, RetryPolicy
+    from rhapsody.model.allocation import Allocation
+    from rhapsody.model.outcome import Failure
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"local": LocalBackend}
+"""Backends by name; `auto` is the first of them that can run here."""
+STOP_LIMIT_S = 20.0
+_GC_THRESHOLD = 100_000
+_FAILURES_KEPT = 10_000
+
+
+@dataclass(slots=True)
+class FailureGroup:
+    """Failed tasks of one cause.
+
+    Attributes:
+        count: How many.
+        example: What one of them said.
+        example_uid: Which one.
+    """
+
+    count: int
+    example: str
+    example_uid: str
+
+
+class Session:
+    """Runs tasks on an allocation, until it is closed.
+
+    Use it as an async context manager, or `session = await Session()` and `await session.aclose()` in a notebook; a
+    submission opens it too. Leaving the context waits for what was submitted; leaving it by an exception cancels.
+
+    Args:
+        backend: Name of the runtime, or one of your own; `$RHAPSODY_BACKEND`, else `"auto"`.
+        allocation: Nodes to use; else this node, or what `cores` and `gpus` say of it.
+        cores: Cores to use; `$RHAPSODY_CORES`, else those of the affinity mask. More of them share CPUs.
+        gpus: GPUs to use; `$RHAPSODY_GPUS`, else those found.
+        policy: Default for all tasks.
+        name: First part of the run folder's name.
+        runs: Folder for run folders; `$RHAPSODY_RUNS`, else `./runs`.
+        journal: Whether changes of state are written to the run folder; without it nothing can be resumed or reported.
+        notify: Called with one-line messages for the user; standard error when None.
+
+    Raises:
+        SpecError: An argument or variable is wrong.
+    """
+
+    def __init__(  # noqa: PLR0913 - one per flag of `rhapsody run`, all by keyword
+        self,
+        *,
+        backend: str | Backend | None = None,
+        allocation: Allocation | None = None,
+        cores: int | None = None,
+        gpus: int | None = None,
+        policy: Policy | None = None,
+        name: str = "session",
+        runs: Path | str | None = None,
+        journal: bool = True,
+        notify: Callable[[str], None] | None = None,
+    ) -> None:
+        self._backend = _choose_backend(backend)
+        if allocation is None:
+            cores = cores if cores is not None else _count_from("RHAPSODY_CORES")
+            gpus = gpus if gpus is not None else _count_from("RHAPSODY_GPUS")
+            allocation = local_allocation(cores, gpus)
+        elif cores is not None or gpus is not None:
+            raise SpecError("Session(allocation=…) says what exists; leave out cores and gpus")
+        self.allocation = allocation
+        """Nodes of the session."""
+        self._policy = policy or Policy()
+        self._name = name
+        self._runs = runs
+        self._with_journal = journal
+        self._notify = notify or _say
+        self._opening: asyncio.Lock = asyncio.Lock()
+        self._scheduler: Scheduler | None = None
+        self._run_dir: Path | None = None
+        self._closed = False
+        self._gc_before: tuple[int, int, int] | None = None
+        self._interrupts: Interrupts | None = None
+        self._owner: asyncio.Task[Any] | None = None
+        self._description: dict[str, Any] = {}
+        self._failures: dict[str, FailureGroup] = {}
+        self._unseen: list[Failure] = []
+        self._journal: Journal | NullJournal = NullJournal()
+
+    # Opening and closing
+
+    async def __aenter__(self) -> Self:
+        self._owner = asyncio.current_task()
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                await self.wait()
+        finally:
+            await self.aclose()
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        return self._opened().__await__()
+
+    async def _opened(self) -> Self:
+        await self._open()
+        return self
+
+    async def _open(self) -> Scheduler:
+        if self._scheduler is not None and not self._closed:
+            return self._scheduler
+        async with self._opening:
+            if self._closed:
+                raise SessionClosedError("the session is closed; make a new one")
+            if self._scheduler is None:
+                self._scheduler = await self._wire()
+            return self._scheduler
+
+    async def _wire(self) -> Scheduler:
+        """Put the parts together: journal, mapper, scheduler, backend."""
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        self._run_dir = create_run_folder(self._name, self._runs)
+        self._description = self._describe()
+        write_description(self._run_dir, self._description)
+        if self._with_journal:
+            self._journal = Journal.create(self._run_dir, self._description)
+        try:
+            scheduler = Scheduler(
+                backend=self._backend,
+                mapper=Mapper(self.allocation),
+                sink=self._journal,
+                policy=self._policy,
+                clock=lambda: time.monotonic_ns() + offset_ns,
+                notify=self._notify,
+            )
+            env = {"RHAPSODY_RUN_DIR": str(self._run_dir), "RHAPSODY_ATTEMPT": "1"}
+            await self._backend.start(RunContext(self.allocation, self._run_dir, offset_ns, env), scheduler)
+        except BaseException:
+            self._journal.close()
+            raise
+        if self.allocation.oversubscribed:
+            cpus = len(os.sched_getaffinity(0))
+            self._notify(f"oversubscribed: {self.allocation.usable_cores} cores declared, {cpus} CPUs to run on")
+        self._gc_before = gc.get_threshold()
+        gc.set_threshold(max(_GC_THRESHOLD, self._gc_before[0]), *self._gc_before[1:])
+        self._interrupts = Interrupts(on_drain=self._interrupted, on_stop=self._stopped)
+        self._interrupts.__enter__()
+        return scheduler
+
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "schema": 1,
+            "uid": self.uid,
+            "name": self._name,
+            "version": rhapsody.__version__,
+            "python": sys.version.split()[0],
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "argv": sys.argv,
+            "started_ns": time.time_ns(),
+            "backend": self._backend.name,
+            "allocation": self.allocation.model_dump(mode="json"),
+            "oversubscribed": self.allocation.oversubscribed,
+        }
+
+    async def aclose(self) -> None:
+        """End the session: what has not ended is cancelled, nothing of it runs on. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._scheduler is None:
+            return
+        if self._interrupts is not None:
+            self._interrupts.__exit__(None, None, None)
+        if self._gc_before is not None:
+            gc.set_threshold(*self._gc_before)
+        try:
+            self._scheduler.close("the session was closed")
+            left = self._scheduler.tasks
+            self._scheduler.cancel(left)
+            if not await Countdown(left).wait(STOP_LIMIT_S):
+                self._notify(f"{len(self._scheduler.tasks)} tasks did not end within {STOP_LIMIT_S:g} s; ending them hard")
+        finally:
+            try:
+                await self._backend.aclose()
+            finally:
+                self._finish_description()
+                self._journal.close()
+
+    def _finish_description(self) -> None:
+        self._description |= {"ended_ns": time.time_ns(), "tasks": self.counts}
+        write_description(self.run_dir, self._description)
+
+    def _interrupted(self) -> None:
+        """First interrupt: what runs may end, nothing new starts."""
+        running = sum(task.state in (State.RUNNING, State.PLACED) for task in self.tasks)
+        self._notify(f"draining: {running} running tasks end, nothing new starts; Ctrl-C again stops them")
+        if self._scheduler is not None:
+            self._scheduler.close("the session drains")
+
+    def _stopped(self) -> None:
+        """Second interrupt: whoever opened the session is cancelled, and closes it."""
+        self._notify("stopping: running tasks are ended")
+        if self._scheduler is not None:
+            self._scheduler.close("the session stops")
+            self._scheduler.cancel(self._scheduler.tasks)
+        if self._owner is not None:
+            self._owner.cancel()
+
+    async def drain(self) -> None:
+        """Start nothing more: tasks that wait are cancelled, those that run end by themselves."""
+        scheduler = await self._open()
+        scheduler.close("the session drains")
+        await Countdown(scheduler.tasks).wait(None)
+
+    # Submitting
+
+    async def submit(self, tasks: Task | Iterable[Task]) -> list[Task]:
+        """Accept tasks: validated and in the journal when this returns; all of them or none.
+
+        Returns:
+            The tasks, as a list.
+
+        Raises:
+            SpecError: A task is wrong or can never run here; the text names it.
+            SessionClosedError: The session drains or is closed.
+            BackendError: The runtime did not start, or is gone.
+        """
+        batch = [tasks] if isinstance(tasks, Task) else list(tasks)
+        scheduler = await self._open()
+        await scheduler.submit(batch)
+        return batch
+
+    async def submit_tasks(self, tasks: Iterable[Task]) -> list[asyncio.Future[Task]]:
+        """Accept tasks like `submit`; return a future for each, as rhapsody-py does."""
+        batch = await self.submit(tasks)
+        return [_future_of(task) for task in batch]
+
+    async def map(  # noqa: PLR0913 - the first two by position, the rest by keyword
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        chunk: int | None = None,
+        resources: Resources = SERIAL,
+        uid: str | None = None,
+        priority: int = 0,
+        retry: int | RetryPolicy | None = None,
+        idempotent: bool = False,
+        after: Sequence[Task] = (),
+        policy: Policy | None = None,
+    ) -> ArrayTask:
+        """Accept one array task: the function applied to each item.
+
+        Awaiting it gives the task; its `return_value` is the list of values, in the order of the items.
+
+        Args:
+            function: Called with one item.
+            items: A sequence is used as it is; anything else is read into a list first.
+            chunk: Items handed over at a time; None lets their measured duration decide.
+            resources: Of one item.
+            uid: Unique in the session.
+            priority: Higher goes first.
+            retry: For each failed item.
+            idempotent: Items may be run twice.
+            after: Tasks that must be DONE first.
+            policy: Overrides the session's.
+        """
+        options = TaskOptions(retry=retry, idempotent=idempotent, after=tuple(after), policy=policy)
+        sequence = items if isinstance(items, Sequence) or hasattr(items, "__array__") else list(items)
+        array = ArrayTask(
+            function,
+            sequence,  # type: ignore[arg-type]
+            chunk=chunk,
+            resources=resources,
+            uid=uid,
+            priority=priority,
+            options=TaskOptions() if options == TaskOptions() else options,
+        )
+        await self.submit(array)
+        return array
+
+    async def cancel(self, tasks: Task | Iterable[Task]) -> None:
+        """Cancel tasks and return when they have ended; no process of them is left."""
+        batch = [tasks] if isinstance(tasks, Task) else list(tasks)
+        scheduler = await self._open()
+        scheduler.cancel(batch)
+        await Countdown(batch).wait(None)
+
+    # Waiting
+
+    async def wait(self, tasks: Iterable[Task] | None = None, *, timeout_s: float | None = None) -> bool:
+        """Wait until tasks have ended, in whatever state; never raises for failed ones.
+
+        Args:
+            tasks: Which; all that the session has when None, those submitted meanwhile too.
+            timeout_s: Seconds at most; None waits as long as it takes.
+
+        Returns:
+            Whether all have ended.
+        """
+        if tasks is not None:
+            batch = list(tasks)
+            ended = await Countdown(batch).wait(timeout_s)
+            for task in batch:
+                if task.failure is not None:
+                    task.look_at()
+            return ended
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while left := self.tasks:
+            rest_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not await Countdown(left).wait(rest_s):
+                return False
+        return True
+
+    def as_completed(self, tasks: Iterable[Task]) -> Arrivals:
+        """Return an async iterator over tasks in the order in which they end, in whatever state."""
+        return Arrivals(tasks)
+
+    # Looking
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Tasks that have not ended."""
+        return self._scheduler.tasks if self._scheduler is not None else []
+
+    @property
+    def running(self) -> list[Task]:
+        """Tasks that were seen RUNNING, the longest running first."""
+        return list(self._scheduler.running.values()) if self._scheduler is not None else []
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Tasks by state, ended ones included; items of array tasks count each."""
+        found = self._scheduler.counts if self._scheduler is not None else {}
+        return {str(state): found[state] for state in State if found.get(state, 0)}
+
+    @property
+    def failures(self) -> dict[str, FailureGroup]:
+        """Failed tasks, grouped by cause."""
+        self._take_failures()
+        return self._failures
+
+    @property
+    def unseen_failures(self) -> int:
+        """Failed tasks that nobody awaited, waited for or asked for their exception."""
+        self._take_failures()
+        self._unseen = [failure for failure in self._unseen if not failure.seen]
+        return len(self._unseen)
+
+    def _take_failures(self) -> None:
+        if self._scheduler is None:
+            return
+        failed, self._scheduler.failed = self._scheduler.failed, []
+        for task in failed:
+            if (failure := task.failure) is None:
+                continue
+            group = self._failures.setdefault(failure.cause, FailureGroup(0, failure.message, task.uid))
+            group.count += 1
+            if not failure.seen and failure.cause != "dependency" and len(self._unseen) < _FAILURES_KEPT:
+                self._unseen.append(failure)
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder.
+
+        Raises:
+            BackendError: The session is not open yet.
+        """
+        if self._run_dir is None:
+            raise BackendError("the session has no run folder yet: open it first (async with, or await)")
+        return self._run_dir
+
+    @property
+    def uid(self) -> str:
+        """The run's uid: the run folder's name."""
+        return self.run_dir.name
+
+    @property
+    def backend_name(self) -> str:
+        """Name of the runtime that was chosen."""
+        return self._backend.name
+
+
+def _choose_backend(backend: str | Backend | None) -> Backend:
+    chosen = backend if backend is not None else os.environ.get("RHAPSODY_BACKEND") or "auto"
+    if not isinstance(chosen, str):
+        return chosen
+    if chosen == "auto":
+        chosen = next(iter(BACKENDS))
+    if chosen not in BACKENDS:
+        raise unknown_name("backend", chosen, ["auto", *BACKENDS])
+    return BACKENDS[chosen]()
+
+
+def _count_from(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    if not text.strip().isdigit():
+        raise SpecError(f"{variable}={text!r} is no whole number; set it to a count or unset it")
+    return int(text)
+
+
+def _say(message: str) -> None:
+    print(f"rhapsody: {message}", file=sys.stderr, flush=True)  # noqa: T201 - the default way to tell a user
+
+
+def _future_of(task: Task) -> asyncio.Future[Task]:
+    future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+
+    def settle(ended: Task) -> None:
+        if future.done():
+            return
+        if ended.state is State.DONE:
+            future.set_result(ended)
+        elif (error := ended.exception) is not None:
+            future.set_exception(error)
+
+    task.watch(settle)
+    return future

@@ -1,0 +1,86 @@
+"""Waiting for many tasks at the price of one future, however many there are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Self
+
+from rhapsody.errors import SpecError
+from rhapsody.model.event import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rhapsody.model.task import Task
+
+
+class Countdown:
+    """Counts tasks down as they end; the last one wakes whoever waits."""
+
+    __slots__ = ("_future", "_left")
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._left = 1
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for task in tasks:
+            if task.state is State.NEW:
+                raise not_submitted(task)
+            if not task.state.is_final:
+                self._left += 1
+                task.watch(self)
+        self._count()
+
+    def __call__(self, _task: Task) -> None:
+        self._count()
+
+    def _count(self) -> None:
+        self._left -= 1
+        if not self._left and not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Return True when all have ended, False when the time is over before."""
+        if timeout_s is None:
+            await self._future
+            return True
+        done, _ = await asyncio.wait([self._future], timeout=timeout_s)
+        return bool(done)
+
+
+class Arrivals:
+    """Tasks in the order in which they end, for `async for`."""
+
+    def __init__(self, tasks: Iterable[Task]) -> None:
+        self._ended: deque[Task] = deque()
+        self._left = 0
+        self._wake: asyncio.Future[None] | None = None
+        for task in dict.fromkeys(tasks):
+            if task.state is State.NEW:
+                raise not_submitted(task)
+            self._left += 1
+            task.watch(self._arrive)
+
+    def _arrive(self, task: Task) -> None:
+        self._ended.append(task)
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Task:
+        if not self._left:
+            raise StopAsyncIteration
+        while not self._ended:
+            self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        self._left -= 1
+        task = self._ended.popleft()
+        task.look_at()
+        return task
+
+
+def not_submitted(task: Task) -> SpecError:
+    """Return the error for waiting for a task that nobody will run."""
+    return SpecError(f"task {task.uid} was never submitted; pass it to Session.submit first")

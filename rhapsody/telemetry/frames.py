@@ -1,0 +1,259 @@
+"""How the journal looks on disk: frames of one record each.
+
+A frame is a header (magic, payload length, index, crc32; little endian) and a payload: one record in msgpack. The
+checksum covers the header too. The index counts the frames of a run from 0 over all segments, so that a lost or doubled
+one is noticed. A record holds the events of a whole batch in columns; a column whose values are all equal, or follow
+one another, is a single number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from struct import Struct
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from zlib import crc32
+
+import msgspec
+
+from rhapsody.model.event import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMA = 1
+"""Version of the records; a reader refuses others."""
+MAX_EVENTS = 16_384
+"""Events in one frame at most, so that neither side needs much memory."""
+MAX_PAYLOAD_BYTES = 64 << 20
+STATES_WITH_DETAIL = frozenset({State.FAILED, State.CANCELED, State.UNKNOWN})
+
+_MAGIC = b"\xa6RJ\x01"
+_HEAD = Struct("<4sIQ")
+_CRC = Struct("<I")
+HEADER_BYTES = _HEAD.size + _CRC.size
+_WINDOW_BYTES = 1 << 20
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Range = tuple[Count, Count]
+SlotRow = tuple[Count, tuple[Count, ...], tuple[Count, ...]]
+"""Node, cores and GPUs of one rank."""
+
+
+class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=False):
+    """Base of what one frame holds."""
+
+
+class Run(Record, tag=0):
+    """The first record of a run, and only that: what run it is."""
+
+    schema: int
+    run: dict[str, Any]
+
+
+class Definition(Record):
+    """What many tasks have in common, written once."""
+
+    kind: str
+    label: str
+    priority: int
+    ranks: int
+    cores_per_rank: int
+    gpus_per_rank: int
+    memory_bytes: int
+    ranks_per_node: int | None
+    exclusive: bool
+    mpi: bool
+
+
+class Accepted(Record, tag=1):
+    """Tasks that entered WAITING; their attempt is 0.
+
+    `definitions` get the ids from `first_definition` on, in place of older ones with the same ids. `runs` says from
+    which position on tasks have which definition; `uids` and `lengths` give, by position, the uids that users chose and
+    the items of array tasks.
+    """
+
+    count: int
+    time_ns: int
+    numbers: Count | list[Count]
+    first_definition: Count
+    definitions: list[Definition]
+    runs: list[Range]
+    uids: list[tuple[Count, str]]
+    lengths: list[Range]
+
+    def __post_init__(self) -> None:
+        _require_count(self.count)
+        _require_length("numbers", self.numbers, self.count)
+        starts = [start for start, _ in self.runs]
+        if starts[:1] != [0] or sorted(set(starts)) != starts:
+            raise ValueError("the runs of definitions do not begin at 0 and ascend")
+        if max(starts[-1], *(at for at, _ in self.uids), *(at for at, _ in self.lengths), 0) >= self.count:
+            raise ValueError("something is said of a task behind the last one")
+
+
+class Entered(Record, tag=2):
+    """Tasks that entered a state; `details` is empty or has one text per task."""
+
+    count: int
+    state: State
+    numbers: Count | list[Count]
+    attempts: Count | list[Count]
+    times_ns: int | list[int]
+    details: list[str]
+
+    def __post_init__(self) -> None:
+        _require_count(self.count)
+        _require_length("numbers", self.numbers, self.count)
+        _require_length("attempts", self.attempts, self.count)
+        _require_length("times", self.times_ns, self.count)
+        if self.details:
+            _require_length("details", self.details, self.count)
+
+
+class Placed(Record, tag=3):
+    """Tasks that entered PLACED, in groups that share a placement.
+
+    `sizes` counts the tasks of each group; empty: all have one. `ranges` has each group's range of items or None;
+    empty: None for all.
+    """
+
+    count: int
+    time_ns: int
+    numbers: Count | list[Count]
+    attempts: Count | list[Count]
+    slots: Sequence[tuple[SlotRow, ...]]
+    sizes: list[Count]
+    ranges: list[Range | None]
+
+    def __post_init__(self) -> None:
+        _require_count(self.count)
+        _require_length("numbers", self.numbers, self.count)
+        _require_length("attempts", self.attempts, self.count)
+        _require_length("groups", self.sizes or self.slots, len(self.slots))
+        if (sum(self.sizes) if self.sizes else len(self.slots)) != self.count:
+            raise ValueError(f"the placements are not those of {self.count} tasks")
+        if self.ranges:
+            _require_length("ranges", self.ranges, len(self.slots))
+
+
+class ItemsEntered(Record, tag=4):
+    """A range of an array task's items that entered a state."""
+
+    state: State
+    time_ns: int
+    number: Count
+    attempt: Count
+    items: Range
+    detail: str
+
+
+AnyRecord = Run | Accepted | Entered | Placed | ItemsEntered
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(AnyRecord)
+
+
+def _require_count(count: int) -> None:
+    if not 1 <= count <= MAX_EVENTS:
+        raise ValueError(f"a frame of {count} events; it holds 1 to {MAX_EVENTS}")
+
+
+def _require_length(what: str, column: object, count: int) -> None:
+    if isinstance(column, list) and len(column) != count:
+        raise ValueError(f"{len(column)} {what} where there must be {count}")
+
+
+def encode_frame(index: int, record: AnyRecord) -> bytes:
+    """Return the bytes of one frame.
+
+    Raises:
+        ValueError: It would be too large to be read back.
+    """
+    payload = _encode(record)
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        name = type(record).__name__
+        raise ValueError(f"a journal frame {name!r} of {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed")
+    head = _HEAD.pack(_MAGIC, len(payload), index)
+    return b"".join((head, _CRC.pack(crc32(payload, crc32(head))), payload))
+
+
+def decode_record(payload: bytes) -> AnyRecord:
+    """Return the record of a frame whose checksum was right.
+
+    Raises:
+        msgspec.DecodeError: It is none, or its columns do not fit one another.
+    """
+    record: AnyRecord = _decoder.decode(payload)
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A whole frame, checksum verified."""
+
+    offset: int
+    index: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A place where a frame should begin, and none that is whole does."""
+
+    offset: int
+    reason: str
+
+
+def read_frame(file: BinaryIO, index: int) -> Frame | Damage | None:
+    """Return the frame at the file's position, or what is wrong with it; None at the end of the file.
+
+    Args:
+        file: Stands behind the frame afterwards, if it was whole.
+        index: The index that the frame must have.
+    """
+    found = _read_any_frame(file)
+    if isinstance(found, Frame) and found.index != index:
+        return Damage(found.offset, f"frame {found.index} stands where frame {index} should: frames are missing")
+    return found
+
+
+def holds_frame(file: BinaryIO, offset: int) -> bool:
+    """Return whether a whole frame, of any index, begins at `offset` or behind it."""
+    for start in _magic_offsets(file, offset):
+        file.seek(start)
+        if isinstance(_read_any_frame(file), Frame):
+            return True
+    return False
+
+
+def _read_any_frame(file: BinaryIO) -> Frame | Damage | None:
+    offset = file.tell()
+    header = file.read(HEADER_BYTES)
+    if not header:
+        return None
+    if len(header) < HEADER_BYTES:
+        return Damage(offset, "the header of a frame breaks off")
+    magic, length, index = _HEAD.unpack_from(header)
+    if magic != _MAGIC or length > MAX_PAYLOAD_BYTES:
+        return Damage(offset, "no frame begins here")
+    payload = file.read(length)
+    if len(payload) < length:
+        return Damage(offset, f"a frame of {length} bytes breaks off after {len(payload)}")
+    if _CRC.unpack_from(header, _HEAD.size)[0] != crc32(payload, crc32(header[: _HEAD.size])):
+        return Damage(offset, "the checksum of a frame is wrong")
+    return Frame(offset, index, payload)
+
+
+def _magic_offsets(file: BinaryIO, offset: int) -> Iterator[int]:
+    while True:
+        file.seek(offset)
+        window = file.read(_WINDOW_BYTES)
+        if len(window) < HEADER_BYTES:
+            return
+        at = window.find(_MAGIC)
+        while at >= 0:
+            yield offset + at
+            at = window.find(_MAGIC, at + 1)
+        offset += len(window) - len(_MAGIC) + 1  # one may lie across the border of two windows

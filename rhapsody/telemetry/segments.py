@@ -1,0 +1,207 @@
+"""The files of the journal: one writer that appends, fsync behind its back."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from rhapsody.errors import JournalError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEGMENT_BYTES = 256 << 20
+SYNC_DELAY_S = 0.05
+"""From the first write until fsync begins; it leaves as long again for fsync itself to be done within 100 ms."""
+
+
+class SegmentWriter:
+    """Writes to the newest segment, begins the next one when it is full or broken, and brings all to disk.
+
+    Raises:
+        JournalError: The folder or the first segment could not be made.
+    """
+
+    def __init__(self, folder: Path, segment_bytes: int) -> None:
+        self._folder = folder
+        self._segment_bytes = segment_bytes
+        self._count = 0
+        self._file = -1
+        self._size = 0
+        self._syncer = _Syncer()
+        try:
+            folder.mkdir(mode=0o700)
+            self._begin()
+        except OSError as exc:
+            raise JournalError(f"cannot begin the journal {folder}: {exc.strerror}") from exc
+        self._syncer.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._syncer.ended
+
+    def write(self, frames: list[bytes]) -> None:
+        """Write frames and take them off the list; after an error those that are not written are still on it.
+
+        Raises:
+            JournalError: No room, an error of the file system, or one of an earlier fsync.
+        """
+        self._raise_sync_error()
+        if not frames:
+            return
+        if self.closed:
+            raise JournalError(f"{len(frames)} frames for the journal {self._folder}, which is closed")
+        data = memoryview(b"".join(frames))
+        written = 0
+        try:
+            if self._file < 0 or self._size >= self._segment_bytes:
+                self._roll()
+            while written < len(data):
+                written += os.pwrite(self._file, data[written:], self._size + written)
+        except OSError as exc:
+            place = f"{self._path} at byte {self._size + written}"
+            self._take_back(frames, written)
+            hint = "make room and commit again: nothing is lost yet"
+            raise JournalError(f"cannot write {place}: {exc.strerror}; {hint}") from exc
+        self._size += written
+        frames.clear()
+        self._syncer.request()
+
+    def close(self) -> None:
+        """End the thread, bring everything to disk and close the file.
+
+        Raises:
+            JournalError: It could not be brought to disk.
+        """
+        self._syncer.end()
+        try:
+            self._raise_sync_error()
+        finally:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    @property
+    def _path(self) -> Path:
+        return self._folder / f"{self._count:06d}.log"
+
+    def _raise_sync_error(self) -> None:
+        error = self._syncer.take_error()
+        if error is not None:
+            raise JournalError(
+                f"cannot bring {self._path} to disk: {error.strerror}; the last events may not outlive this node"
+            ) from error
+
+    def _roll(self) -> None:
+        """Begin the next segment once the full one is on disk: so no segment but the last ever breaks off."""
+        full = self._file
+        if full >= 0:
+            os.fsync(full)
+        self._begin()
+        if full >= 0:
+            os.close(full)
+
+    def _begin(self) -> None:
+        path = self._folder / f"{self._count + 1:06d}.log"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = file
+        self._count += 1
+        self._size = 0
+        self._syncer.watch(file)
+        _sync_folder(self._folder)
+
+    def _take_back(self, frames: list[bytes], written: int) -> None:
+        """Cut off what was written of `frames`; where even that fails, leave the segment and keep whole frames."""
+        if self._file < 0 or not written:
+            return
+        try:
+            os.ftruncate(self._file, self._size)
+        except OSError:
+            whole = 0
+            while written >= len(frames[whole]):
+                written -= len(frames[whole])
+                whole += 1
+            del frames[:whole]
+            self._abandon()
+
+    def _abandon(self) -> None:
+        self._syncer.watch(-1)
+        with suppress(OSError):  # the caller is about to tell of the first error
+            os.fsync(self._file)
+        os.close(self._file)
+        self._file = -1
+
+
+class _Syncer:
+    """A thread that brings a file to disk soon after something was written; it sleeps while nothing is."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._file = -1
+        self._held = threading.Lock()
+        """Held during fsync, so that the file is not closed meanwhile."""
+        self._wanted = threading.Event()
+        self._ending = threading.Event()
+        self._error: OSError | None = None
+        self._thread = threading.Thread(target=self._run, name="rhapsody-journal", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def watch(self, file: int) -> None:
+        """Bring this file to disk from now on; -1: none."""
+        with self._held:
+            self._file = file
+
+    def request(self) -> None:
+        """Ask for an fsync of what is written by now."""
+        if not self._wanted.is_set():
+            self._wanted.set()
+
+    def take_error(self) -> OSError | None:
+        """Return the error of an fsync that was not told yet."""
+        error, self._error = self._error, None
+        return error
+
+    def end(self) -> None:
+        """End the thread and do what it has not done yet."""
+        self._ending.set()
+        self._wanted.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if not self.ended:
+            self.ended = True
+            self._sync()
+
+    def _run(self) -> None:
+        while True:
+            self._wanted.wait()
+            if self._ending.wait(SYNC_DELAY_S):
+                return
+            self._wanted.clear()  # before the fsync: what is written during it asks for another
+            self._sync()
+
+    def _sync(self) -> None:
+        with self._held:
+            if self._file < 0:
+                return
+            try:
+                os.fsync(self._file)
+            except OSError as exc:
+                self._error = exc
+
+
+def _sync_folder(folder: Path) -> None:
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    except OSError as exc:
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it for folders
+            raise
+    finally:
+        os.close(file)
