@@ -1,6 +1,6 @@
 """How strongly does a guest molecule bind to a host? Two simulations, and the exact answer to compare with.
 
-The guest is a dumbbell: two beads of a given size on a spring of a given length. The host is a rigid cage of twenty atoms
+The guest is a dumbbell: two beads of a given size on a spring of a given length. The host is a rigid cage of eighteen atoms
 with a narrow waist. Energies are in units of kT, lengths in units of the model. The binding free energy compares a guest
 that feels the host with one that does not; a wall keeps both near the cage.
 
@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-DEPTH = 0.6
+DEPTH = 0.7
 """How attractive each atom of the host is."""
 SPRING = 10.0
 """Of the guest, and of the wall that starts at `WALL`."""
-WALL = 2.2
-WALKERS = 24
-"""Copies of the guest that a serial task, or each rank of an MPI task, moves at once."""
+WALL = 1.8
+PULLED = 24
+"""Walkers, which are copies of the guest, that one call of `pull` moves."""
+POPULATION = 80
+"""Walkers that each rank of `anneal` moves."""
 
 
 class Guest(NamedTuple):
@@ -54,7 +56,7 @@ def _ring(atoms: int, radius: float, height: float, turn: float = 0.0) -> Array:
 
 
 HOST = np.concatenate(
-    [_ring(6, 1.0, 0.0, 0.5), _ring(6, 1.6, -1.0), _ring(6, 1.6, 1.0), _ring(1, 0.0, -2.6), _ring(1, 0.0, 2.6)]
+    [_ring(4, 1.0, 0.0, 0.5), _ring(6, 1.5, -1.0), _ring(6, 1.5, 1.0), _ring(1, 0.0, -2.5), _ring(1, 0.0, 2.5)]
 )
 """Position of each atom: a waist, two wide rings, two caps."""
 
@@ -68,8 +70,8 @@ def pull(guest: Guest, seed: list[int]) -> Array:
         A table with one stage and one block.
     """
     random = np.random.default_rng(seed)
-    walkers = _start(guest, random)
-    work = np.zeros(WALKERS)
+    walkers = _start(guest, PULLED, random)
+    work = np.zeros(PULLED)
     for before, strength in pairwise(np.linspace(0, 1, 81)):
         work += (strength - before) * _energy(walkers, guest)
         _move(walkers, guest, strength, 10, random)
@@ -88,21 +90,21 @@ def anneal(guest: Guest, seed: list[int], poses: str) -> Array:
         poses: File that gets the positions at the end, as `(walker, bead, axis)`.
 
     Returns:
-        This rank's table: 60 stages, 4 blocks of its walkers.
+        This rank's table: 60 stages, 8 blocks of its walkers.
     """
     rank, ranks = int(os.environ.get("RHAPSODY_RANK", "0")), int(os.environ.get("RHAPSODY_RANKS", "1"))
     shared, own = np.random.default_rng(seed), np.random.default_rng([*seed, rank])
-    walkers = _start(guest, own)
+    walkers = _start(guest, POPULATION, own)
     everybody = walkers
     table = []
     for before, strength in pairwise(np.linspace(0, 1, 61)):
         factors = np.exp((before - strength) * _energy(walkers, guest))
-        table.append(factors.reshape(4, -1).mean(axis=1))
+        table.append(factors.reshape(8, -1).mean(axis=1))
         weights = _gather(factors, ranks)
         everybody = _gather(walkers, ranks)
         levels = (np.arange(len(weights)) + shared.random()) / len(weights) * weights.sum()
         chosen = np.searchsorted(np.cumsum(weights), levels).clip(max=len(weights) - 1)
-        walkers = everybody[chosen[rank * WALKERS : (rank + 1) * WALKERS]]
+        walkers = everybody[chosen[rank * POPULATION : (rank + 1) * POPULATION]]
         _move(walkers, guest, strength, 20, own)
     everybody = _gather(walkers, ranks)
     if rank == 0:
@@ -145,9 +147,9 @@ def _gather(mine: Array, ranks: int) -> Array:
     return everybody.reshape(-1, *mine.shape[1:])
 
 
-def _start(guest: Guest, random: np.random.Generator) -> Array:
+def _start(guest: Guest, count: int, random: np.random.Generator) -> Array:
     """Return walkers near the centre, as `(walker, position or velocity, bead, axis)`, at rest with the host off."""
-    walkers = random.standard_normal((WALKERS, 2, 2, 3))
+    walkers = random.standard_normal((count, 2, 2, 3))
     walkers[:, 0] *= 0.7
     _move(walkers, guest, 0.0, 100, random)
     return walkers

@@ -33,6 +33,8 @@ FLUSH_NS = 1_000_000
 """Results wait in the outbox at most so long while further tasks of the chunk run."""
 
 _Extra = dict[str, Any]
+_forked: list[bool] = []
+"""Not empty in a child that a task forked off: such a one never is a worker."""
 
 
 class Tail(io.StringIO):
@@ -72,7 +74,6 @@ class Worker:
         self._end = wire.OUTBOX
         """Where the next record goes in the page."""
         self._flushed_ns = 0
-        self._pid = os.getpid()
         self._functions: dict[int, Callable[..., Any]] = {}
         self._blobs: dict[int, bytes] = {}
         self._out, self._err = Tail(), Tail()
@@ -137,8 +138,8 @@ class Worker:
         self, first: int, numbers: list[int], function_ids: list[int], payloads: list[Any], extras: list[_Extra | None] | None
     ) -> None:
         """Run a chunk's tasks in order; the hot path."""
-        words, functions, environ = self._words, self._functions, os.environ
-        now, offset, pid, out, err = time.monotonic_ns, self._clock_offset_ns, self._pid, self._out, self._err
+        words, functions, environ, forked = self._words, self._functions, os.environb, _forked
+        now, offset, out, err = time.monotonic_ns, self._clock_offset_ns, self._out, self._err
         record, page, capacity = wire.RECORD, self._page, wire.PAGE_BYTES - wire.RECORD.size
         none = type(None)
         sequence = first - 1
@@ -153,7 +154,7 @@ class Worker:
             if extra is not None or function_id not in functions or type(payload) is not tuple:
                 self._run_one(sequence, started, number, function_id, payload, extra)
                 continue
-            environ["RHAPSODY_TASK_UID"] = f"task.{number:06d}"
+            environ[b"RHAPSODY_TASK_UID"] = b"task.%06d" % number
             try:
                 value = functions[function_id](*payload)
             except BaseException as exc:  # noqa: BLE001 - the user's function: whatever it raises is its result
@@ -161,8 +162,8 @@ class Worker:
             else:
                 kind, data = (wire.NONE, b"") if type(value) is none else encode_value(value)
             ended = now() + offset
-            if os.getpid() != pid:
-                os._exit(0)  # the function forked, and this is the child coming back: it is not a worker
+            if forked:
+                os._exit(0)  # the function forked, and this is the child coming back
             if out.printed or err.printed:
                 kind, data = self._with_output(kind, data)
             end = self._end + len(data)
@@ -198,7 +199,7 @@ class Worker:
         except BaseException as exc:  # noqa: BLE001 - the user's function and its surroundings
             kind, data = encode_failure(exc)
         ended = time.monotonic_ns() + self._clock_offset_ns
-        if os.getpid() != self._pid:
+        if _forked:
             os._exit(0)
         if self._out.printed or self._err.printed:
             kind, data = self._with_output(kind, data)
@@ -239,7 +240,7 @@ class Worker:
                     values.append(None)
                 stamp = now()
                 if stamp - last_ns > FLUSH_NS and index + 1 < stop:
-                    if os.getpid() != self._pid:
+                    if _forked:
                         os._exit(0)
                     data = self._encode_items(posted, values, failed)
                     self._post(sequence, words[wire.STARTED], stamp + self._clock_offset_ns, wire.ITEMS, data)
@@ -314,6 +315,7 @@ def run(address: str, token: bytes, worker_id: int) -> None:
         worker_id: The pool's name for this worker.
     """
     adopt_orphans()
+    os.register_at_fork(after_in_child=lambda: _forked.append(True))
     gc.freeze()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(address)

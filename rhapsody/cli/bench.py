@@ -116,7 +116,8 @@ def _show(result: Result, folder: Path) -> None:
     simulated = " SIMULATED" if result.kind == "simulated" else ""
     console.print(
         f"\n{result.benchmark}{simulated}: {host['cpu']}, {host['cpus']} CPUs, {result.config['workers']} workers,"
-        f" load before {host['load_before']:.1f}; medians of {result.repeats} runs, least and greatest in brackets"
+        f" load before {host['load_before']:.1f}; medians of {result.repeats} runs;"
+        " spread: greatest less least run of the first figure, by its median"
     )
     for mode in dict.fromkeys(row.mode for row in result.rows):
         console.print(_rows_table(mode, [row for row in result.rows if row.mode == mode]))
@@ -133,16 +134,17 @@ def _rows_table(mode: str, rows: list[Row]) -> Table:
     table = Table(title=mode, title_justify="left")
     table.add_column("n", justify="right")
     table.add_column("system")
-    metrics = {row.metric: row.unit for row in rows}
+    metrics = list(dict.fromkeys(row.metric for row in rows))
     for metric in metrics:
-        table.add_column(metric, justify="right")
+        table.add_column(_heading(metric), justify="right")
+    table.add_column("spread", justify="right")
     previous = 0
     for n, label in dict.fromkeys((row.n, row.label) for row in rows):
         if n != previous:
             table.add_section()
         found = {row.metric: row for row in rows if (row.n, row.label) == (n, label)}
-        cells = [_cell(found[metric]) if metric in found else "" for metric in metrics]
-        table.add_row(f"{n:,}" if n != previous else "", label, *cells)
+        cells = [_number(found[metric].median) if metric in found else "" for metric in metrics]
+        table.add_row(f"{n:,}" if n != previous else "", label, *cells, _spread(found[metrics[0]]))
         previous = n
     return table
 
@@ -150,8 +152,8 @@ def _rows_table(mode: str, rows: list[Row]) -> Table:
 def _ratios_table(metric: str, pairs: dict[str, dict[str, float]]) -> Table:
     from rich.table import Table  # noqa: PLC0415 - slow to import
 
-    table = Table(title=f"ratios of {metric}", title_justify="left")
-    table.add_column("RHAPSODY / peer")
+    table = Table(title=f"RHAPSODY / peer: {_heading(metric)}", title_justify="left")
+    table.add_column("")
     sizes = sorted({int(n) for by_n in pairs.values() for n in by_n})
     for n in sizes:
         table.add_column(f"n={n:,}", justify="right")
@@ -160,9 +162,12 @@ def _ratios_table(metric: str, pairs: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _cell(row: Row) -> str:
-    spread = f" ({_number(min(row.runs))} to {_number(max(row.runs))})" if len(row.runs) > 1 else ""
-    return _number(row.median) + spread
+def _heading(metric: str) -> str:
+    return metric.replace("_per_", "/").replace("_us", " µs").replace("_ms", " ms").replace("_", " ")
+
+
+def _spread(row: Row) -> str:
+    return f"{(max(row.runs) - min(row.runs)) / row.median:.0%}" if row.median and len(row.runs) > 1 else ""
 
 
 def _number(value: float) -> str:
@@ -174,5 +179,5 @@ def _show_notes(result: Result) -> None:
     for whose, how in result.config["waiting"].items():
         click.echo(f"  {whose}: {how}")
     for problem in result.config["problems"]:
-        click.echo(f"\nproblem: {problem}", err=True)
+        click.echo(f"\nproblem: {problem.splitlines()[0]}", err=True)  # the whole text was shown when it came up
     click.echo()

@@ -26,7 +26,7 @@ def exit_code_of(error: BaseException) -> int:
 
 
 def explain(error: BaseException, file: Path | None = None) -> str:
-    """Return what to tell the user of an error: a message for our own errors, else a traceback of their files.
+    """Return what to tell the user of an error: the text of our own errors, a traceback of their files for others.
 
     Args:
         error: What ended the campaign.
@@ -36,7 +36,10 @@ def explain(error: BaseException, file: Path | None = None) -> str:
     if isinstance(error, RhapsodyError):
         where = f"{file.name}:{line}: " if file and (line := _deepest_line(error, file)) else ""
         return f"{where}{error}"
-    return trimmed_traceback(error)
+    report = traceback.TracebackException.from_exception(error)
+    if _names_users_files(report):
+        return f"the campaign raised an exception\n{trimmed_traceback(error)}"
+    return f"RHAPSODY itself failed; please report this\n{trimmed_traceback(error)}"
 
 
 def only_cause(error: BaseException) -> BaseException:
@@ -52,13 +55,17 @@ def trimmed_traceback(error: BaseException) -> str:
     Frames of RHAPSODY, Python's own modules and installed packages are left out.
     """
     report = traceback.TracebackException.from_exception(error)
-    if not any(_is_users(frame.filename) for part in _linked(report) for frame in part.stack):
+    if not _names_users_files(report):
         return "".join(report.format()).rstrip()
     for part in list(_linked(report)):
         part.stack[:] = [frame for frame in part.stack if _is_users(frame.filename)]
         if part.exc_type is not None and issubclass(part.exc_type, TaskError):
             part.__cause__ = None  # its text holds the traceback of where it ran already
     return "".join(report.format()).rstrip()
+
+
+def _names_users_files(report: traceback.TracebackException) -> bool:
+    return any(_is_users(frame.filename) for part in _linked(report) for frame in part.stack)
 
 
 def _linked(report: traceback.TracebackException) -> Iterator[traceback.TracebackException]:

@@ -55,7 +55,7 @@ class Row(FrozenModel):
     @property
     def label(self) -> str:
         """System, backend and what sets it apart, for people and as a key of ratios."""
-        notes = [] if self.backend in ("", self.system) else [self.backend]
+        notes = [] if self.backend == self.system else [self.backend]
         if "journal" in self.options:
             notes.append(f"journal {'on' if self.options['journal'] else 'off'}")
         if self.options.get("executes") is False:

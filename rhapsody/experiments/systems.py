@@ -27,7 +27,7 @@ class System:
     Attributes:
         name: As users write it.
         script: File in `peer_scripts/`.
-        modes: For each mode that it takes part in, its backends; of RHAPSODY, the one that is the default.
+        modes: For each mode that it takes part in, its backends, called like the system where it has only one.
         own_environment: Whether it is installed into an environment of its own, from `peer_requirements/<name>.txt`.
     """
 
@@ -44,18 +44,18 @@ _SYSTEMS = (
         {"functions": ("concurrent", "noop"), "latency": ("concurrent",), "executables": ("concurrent",)},
     ),
     System("parsl", "run_parsl.py", {"functions": ("htex",), "latency": ("htex",)}),
-    System("dask", "run_dask.py", {"functions": ("distributed",), "latency": ("distributed",)}),
-    System("ray", "run_ray.py", {"functions": ("tasks",), "latency": ("tasks",)}),
+    System("dask", "run_dask.py", {"functions": ("dask",), "latency": ("dask",)}),
+    System("ray", "run_ray.py", {"functions": ("ray",), "latency": ("ray",)}),
     System(
         "processpool",
         "run_processpool.py",
-        {"functions": ("stdlib",), "latency": ("stdlib",)},
+        {"functions": ("processpool",), "latency": ("processpool",)},
         own_environment=False,
     ),
 )
 PEERS = {system.name: system for system in _SYSTEMS}
-RHAPSODY = System("rhapsody", "run_rhapsody.py", dict.fromkeys(MODES, ("local",)), own_environment=False)
-SUBPROCESS = System("subprocess", "run_subprocess.py", {"executables": ("stdlib",)}, own_environment=False)
+RHAPSODY = System("rhapsody", "run_rhapsody.py", dict.fromkeys(MODES, ()), own_environment=False)
+SUBPROCESS = System("subprocess", "run_subprocess.py", {"executables": ("subprocess",)}, own_environment=False)
 
 
 def peer_named(name: str) -> System:

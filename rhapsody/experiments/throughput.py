@@ -149,7 +149,7 @@ class Measurement:
         self._runs: dict[tuple[Variant, int, str], list[float]] = defaultdict(list)
         self._versions: dict[str, str] = {}
         self._waiting: dict[str, str] = {}
-        self._given_up: set[tuple[str, str]] = set()
+        self._given_up: set[Variant] = set()
         self._pythons: dict[str, Path] = {}
         self._done = 0
         self._host = describe_host()
@@ -203,15 +203,14 @@ class Measurement:
 
     def _run_once(self, variant: Variant, n: int, total: int) -> None:
         self._done += 1
-        key = (variant.system.name, variant.backend)
-        if variant.system.name not in self._pythons or key in self._given_up:
+        if variant.system.name not in self._pythons or variant in self._given_up:
             return
         where = f"[{self._done}/{total}] {variant.label}, {variant.mode}, n={n:,}"
         try:
             report, left = self._measure(variant, n)
         except BackendError as exc:
-            self._given_up.add(key)
-            self._problem(f"{where}: failed, and {variant.label} is left out from here on: {exc}")
+            self._given_up.add(variant)
+            self._problem(f"{where}: failed, and is left out of this mode from here on: {exc}")
             return
         for metric, value in report.metrics.items():
             self._runs[variant, n, metric].append(value)

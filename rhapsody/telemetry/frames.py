@@ -89,8 +89,8 @@ class Accepted(Record, tag=1):
         starts = [start for start, _ in self.runs]
         if starts[:1] != [0] or sorted(set(starts)) != starts:
             raise ValueError("the runs of definitions do not begin at 0 and ascend")
-        if max(starts[-1], *(at for at, _ in self.uids), *(at for at, _ in self.lengths), 0) >= self.count:
-            raise ValueError("something is said of a task behind the last one")
+        if max(starts + [at for at, _ in self.uids] + [at for at, _ in self.lengths]) >= self.count:
+            raise ValueError(f"something is said of more than {self.count} tasks")
 
 
 class Entered(Record, tag=2):

@@ -7,6 +7,7 @@ that network file systems keep it whole. `rhapsody.telemetry.reader` reads it ba
 from __future__ import annotations
 
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
@@ -91,7 +92,7 @@ class Journal(EventSink):
                 Accepted(
                     count=len(batch),
                     time_ns=time_ns,
-                    numbers=_numbers(batch),
+                    numbers=_columns(batch)[0],
                     first_definition=self._definitions.first_fresh,
                     definitions=self._definitions.fresh,
                     runs=runs,
@@ -114,12 +115,13 @@ class Journal(EventSink):
         step = _MAX_DETAILED_EVENTS if with_detail else MAX_EVENTS
         for start in range(0, len(tasks), step):
             batch = tasks[start : start + step]
+            numbers, attempts = _columns(batch)
             self._append(
                 Entered(
                     count=len(batch),
                     state=state,
-                    numbers=_numbers(batch),
-                    attempts=_attempts(batch),
+                    numbers=numbers,
+                    attempts=attempts,
                     times_ns=times_ns if isinstance(times_ns, int) else list(times_ns[start : start + step]),
                     details=[_detail(task.failure) for task in batch] if with_detail else [],
                 )
@@ -128,29 +130,26 @@ class Journal(EventSink):
     @override
     def placed(self, assignments: Sequence[Assignment], time_ns: int) -> None:
         """Record that the tasks of assignments entered PLACED, with their slots."""
-        batch: list[Task] = []
-        sizes, slots, ranges, launches = [], [], [], []
-        for placement, tasks, items, attempt in assignments:
-            batch += tasks
-            sizes.append(len(tasks))
-            slots.append(placement.slots)
-            ranges.append(items)
-            launches.append(attempt)
-        if not batch:
-            return
+        if not assignments:
+            return  # and there is nothing to transpose
+        placements, groups, ranges, launches = zip(*assignments, strict=True)
+        batch: list[Task] = list(chain.from_iterable(groups))
+        slots = [placement.slots for placement in placements]
+        sizes = [len(group) for group in groups]
         if len(batch) > MAX_EVENTS or (len(slots) > 1 and sum(map(len, slots)) > MAX_EVENTS):
             for half in _halves(assignments):
                 self.placed(half, time_ns)
             return
+        numbers, attempts = _columns(batch)
         self._append(
             Placed(
                 count=len(batch),
                 time_ns=time_ns,
-                numbers=_numbers(batch),
-                attempts=_launched(assignments) if any(launches) else _attempts(batch),
+                numbers=numbers,
+                attempts=_launched(assignments) if any(launches) else attempts,
                 slots=slots,
                 sizes=[] if sizes.count(1) == len(sizes) else sizes,
-                ranges=[] if ranges.count(None) == len(ranges) else ranges,
+                ranges=[] if ranges.count(None) == len(ranges) else list(ranges),
             )
         )
 
@@ -282,16 +281,18 @@ class _Definitions:
         return self._ids[key]
 
 
-def _numbers(batch: Sequence[Task]) -> int | list[int]:
-    numbers = [task.number for task in batch]
-    first = numbers[0]
-    consecutive = numbers[-1] - first == len(numbers) - 1 and numbers == list(range(first, first + len(numbers)))
-    return first if consecutive else numbers
-
-
-def _attempts(batch: Sequence[Task]) -> int | list[int]:
+def _columns(batch: Sequence[Task]) -> tuple[int | list[int], int | list[int]]:
+    """Return the numbers and the attempts of tasks, or the first of each where the rest follows from it."""
+    number, attempt = batch[0].number, batch[0].attempt
+    if batch[-1].number - number == len(batch) - 1:
+        for expected, task in enumerate(batch, number):
+            if task.number != expected or task.attempt != attempt:
+                break
+        else:
+            return number, attempt
     attempts = [task.attempt for task in batch]
-    return attempts[0] if attempts.count(attempts[0]) == len(attempts) else attempts
+    is_same = attempts.count(attempt) == len(attempts)
+    return [task.number for task in batch], attempt if is_same else attempts
 
 
 def _launched(assignments: Sequence[Assignment]) -> list[int]:

@@ -36,6 +36,8 @@ class SegmentWriter:
             folder.mkdir(mode=0o700)
             self._begin()
         except OSError as exc:
+            if self._file >= 0:
+                os.close(self._file)
             raise JournalError(f"cannot begin the journal {folder}: {exc.strerror}") from exc
         self._syncer.start()
 
@@ -101,9 +103,11 @@ class SegmentWriter:
         full = self._file
         if full >= 0:
             os.fsync(full)
-        self._begin()
-        if full >= 0:
-            os.close(full)
+        try:
+            self._begin()
+        finally:
+            if full >= 0 and self._file != full:
+                os.close(full)
 
     def _begin(self) -> None:
         path = self._folder / f"{self._count + 1:06d}.log"

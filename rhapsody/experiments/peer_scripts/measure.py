@@ -78,16 +78,23 @@ class Report:
 
 @dataclass
 class Meter:
-    """Wall clock and CPU time of a stretch of code; make it as late and stop it as early as possible."""
+    """Wall clock and CPU time of a stretch of code.
+
+    Attributes:
+        wall_s: Seconds that passed.
+        main_cpu_s: CPU seconds of this process.
+        workers_cpu_s: CPU seconds of all other processes of the run.
+        mark: By which those are known.
+    """
 
     wall_s: float = 0.0
     main_cpu_s: float = 0.0
     workers_cpu_s: float = 0.0
-    _mark: str = field(default_factory=lambda: os.environ[members.MARK_VARIABLE])
+    mark: str = field(default_factory=lambda: os.environ[members.MARK_VARIABLE])
 
     def start(self) -> None:
         """Start the clocks, the cheapest to read last."""
-        self.workers_cpu_s = -members.cpu_s_of_children(self._mark)
+        self.workers_cpu_s = -members.cpu_s_of_children(self.mark)
         self.main_cpu_s = -_own_cpu_s()
         self.wall_s = -time.perf_counter()
 
@@ -95,7 +102,7 @@ class Meter:
         """Stop the clocks in the opposite order, so that reading them is not measured."""
         self.wall_s += time.perf_counter()
         self.main_cpu_s += _own_cpu_s()
-        self.workers_cpu_s += members.cpu_s_of_children(self._mark)
+        self.workers_cpu_s += members.cpu_s_of_children(self.mark)
 
     def metrics(self, n: int, what: str = "task") -> dict[str, float]:
         """Return rate and CPU time per task, or per whatever was counted."""
@@ -113,6 +120,8 @@ def read_order() -> Order:
 
 def write_report(order: Order, metrics: dict[str, float], *, version: str, waiting: str) -> None:
     """Hand the report to whoever started this script."""
+    if order.mode == "latency":
+        waiting = "one at a time: make one, submit it, wait for that one"
     Path(order.result).write_text(json.dumps(asdict(Report(metrics, version, waiting))))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import gc
-import importlib.metadata
 import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import rhapsody
 from rhapsody import ComputeTask, Session
 
 if TYPE_CHECKING or __package__:
@@ -153,7 +153,7 @@ MODES = {
 async def run(order: measure.Order) -> dict[str, float]:
     """Measure what the order says."""
     async with Session(
-        backend=order.backend, cores=order.workers, journal=order.journal, runs_dir=order.runs_dir, name="bench"
+        backend=order.backend, cores=order.workers, journal=order.journal, runs=order.runs_dir, name="bench"
     ) as session:
         return await MODES[order.mode](session, order)
 
@@ -164,7 +164,7 @@ def main() -> None:
     metrics = asyncio.run(run(order))
     submitting = "Session.map(all items)" if order.mode == "map" else "Session.submit(list of all)"
     waiting = f"{submitting}, Session.wait"
-    measure.write_report(order, metrics, version=importlib.metadata.version("rhapsody-hpc"), waiting=waiting)
+    measure.write_report(order, metrics, version=rhapsody.__version__, waiting=waiting)
 
 
 if __name__ == "__main__":

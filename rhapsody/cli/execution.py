@@ -1,0 +1,162 @@
+"""A campaign from file to exit code: load it, call it with a session, say how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from rhapsody.cli import summary
+from rhapsody.cli.campaign import load_campaign
+from rhapsody.cli.faults import OTHER_ERROR, exit_code_of, explain
+from rhapsody.cli.progress import progress_for
+from rhapsody.errors import RhapsodyError, SessionClosedError, TaskCanceled
+from rhapsody.model.policy import Policy
+from rhapsody.session.session import Session
+from rhapsody.session.signals import Interrupts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from rhapsody.cli.campaign import Campaign
+    from rhapsody.cli.progress import Progress
+
+_INTERRUPTION = (asyncio.CancelledError, SessionClosedError, TaskCanceled)
+"""What a campaign raises because it was interrupted."""
+
+
+@dataclass
+class Outcome:
+    """How a campaign ended.
+
+    Attributes:
+        session: Closed by now.
+        opened: Whether the session came up, so that there is a run folder.
+        error: What left the campaign; None if it returned, and for what only follows from an interruption.
+        interrupted: Whether Ctrl-C or SIGTERM was heard.
+        wall_s: Seconds from before the session opened until it was closed.
+    """
+
+    session: Session
+    opened: bool = False
+    error: BaseException | None = None
+    interrupted: bool = False
+    wall_s: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of the command; one that the campaign gave to `sys.exit` stands."""
+        if isinstance(self.error, SystemExit):
+            code = self.error.code
+            return code if isinstance(code, int) else OTHER_ERROR
+        if self.error is not None:
+            return exit_code_of(self.error)
+        return OTHER_ERROR if self.interrupted or self.session.unseen_failures else 0
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The options of `rhapsody run`, named as click passes them; None where not given."""
+
+    cores: int | None
+    gpus: int | None
+    backend: str | None
+    name: str | None
+    placement: str | None
+    runs: Path | None
+    no_journal: bool
+    quiet: bool
+    as_json: bool
+
+
+def run_campaign(path: Path, args: Sequence[str], options: RunOptions) -> int:
+    """Run a campaign file, tell the user how it goes and ended, and return the command's exit code."""
+    file = path.resolve()
+    campaign_prints_to = redirect_stdout(sys.stderr) if options.as_json else nullcontext()
+    try:
+        with campaign_prints_to, progress_for(path.name, quiet=options.quiet) as progress:
+            campaign = load_campaign(path)
+            session = _session_for(file, options, progress)
+            outcome = asyncio.run(execute(campaign, args, session, progress))
+    except RhapsodyError as exc:
+        click.echo(f"Error: {explain(exc, file)}", err=True)
+        return exit_code_of(exc)
+    _tell(outcome, file, options)
+    return outcome.exit_code
+
+
+def _session_for(file: Path, options: RunOptions, progress: Progress) -> Session:
+    return Session(
+        backend=options.backend,
+        cores=options.cores,
+        gpus=options.gpus,
+        policy=Policy(placement=options.placement),
+        name=options.name or file.stem,
+        runs=options.runs,
+        journal=not options.no_journal,
+        notify=progress.say,
+    )
+
+
+def _tell(outcome: Outcome, file: Path, options: RunOptions) -> None:
+    error = summary.error_text(outcome, file)
+    if error:
+        click.echo(f"Error: {error}", err=True)
+    if outcome.opened and options.as_json:
+        click.echo(summary.as_json(outcome, error))
+    elif outcome.opened and not options.quiet:
+        click.echo(summary.table(outcome), err=True)
+    if verdict := summary.verdict(outcome):
+        click.echo(f"Error: {verdict}", err=True)
+
+
+async def execute(campaign: Campaign, args: Sequence[str], session: Session, progress: Progress) -> Outcome:
+    """Open the session, call the campaign, wait for its tasks and close the session; what is raised is in the outcome.
+
+    Args:
+        campaign: The coroutine function of the campaign file.
+        args: Passed on to it.
+        session: Not open yet.
+        progress: Shows how far it is.
+    """
+    outcome = Outcome(session)
+    caller = asyncio.current_task()
+    began = time.monotonic()
+
+    def interrupted() -> None:
+        outcome.interrupted = True
+        if not outcome.opened and caller is not None:
+            caller.cancel()  # an open session hears the signal itself
+
+    try:
+        with Interrupts(on_drain=interrupted, on_stop=interrupted), progress.watching(session):
+            async with session:
+                outcome.opened = True
+                progress.remark(_opening_line(session))
+                await campaign(session, list(args))
+    except BaseException as exc:  # noqa: BLE001 - a campaign may raise anything; the command says it and ends
+        if not (_is_clean_exit(exc) or (outcome.interrupted and _follows_from_interruption(exc))):
+            outcome.error = exc
+    outcome.wall_s = time.monotonic() - began
+    return outcome
+
+
+def _opening_line(session: Session) -> str:
+    cores, gpus = session.allocation.usable_cores, session.allocation.gpus
+    return f"{session.backend_name} backend, {cores} cores, {gpus} GPUs, run folder {session.run_dir}"
+
+
+def _is_clean_exit(error: BaseException) -> bool:
+    return isinstance(error, SystemExit) and error.code in (None, 0)
+
+
+def _follows_from_interruption(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(_INTERRUPTION)[1] is None
+    return isinstance(error, _INTERRUPTION)

@@ -1,0 +1,111 @@
+"""`rhapsody run`: a campaign, here and now."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import click
+
+_EPILOG = """\b
+Examples:
+  rhapsody run campaign.py --cores 8
+  rhapsody run campaign.py --cores 8 -- --ligands 500 --seed 7
+  rhapsody run campaign.py --json > summary.json
+
+\b
+A campaign file, in full:
+  from rhapsody import ComputeTask
+\b
+  def square(number):
+      return number * number
+\b
+  async def campaign(session, args):
+      tasks = [ComputeTask(square, args=(n,)) for n in range(100)]
+      await session.submit(tasks)
+      print(sum([(await task).return_value for task in tasks]))
+
+\b
+Exit codes: 0 all went well; 1 a task failed and the campaign did not look at
+it, or the campaign raised, or it was interrupted; 2 the input is wrong.
+"""
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "show_default": True, "help_option_names": ["--help"]},
+    epilog=_EPILOG,
+)
+@click.argument("campaign", type=click.Path(path_type=Path))
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--cores",
+    type=click.IntRange(min=1),
+    envvar="RHAPSODY_CORES",
+    show_envvar=True,
+    help="Cores that tasks may use; all that this process may run on, unless given. More than those share them.",
+)
+@click.option(
+    "--gpus",
+    type=click.IntRange(min=0),
+    envvar="RHAPSODY_GPUS",
+    show_envvar=True,
+    help="GPUs that tasks may use; all that are found, unless given.",
+)
+@click.option("--backend", envvar="RHAPSODY_BACKEND", show_envvar=True, help="Runtime that executes the tasks.")
+@click.option("--name", help="First part of the run folder's name; the file's name, unless given.")
+@click.option(
+    "--placement",
+    type=click.Choice(["pack", "spread"]),
+    help="Fill one node after the other, or use all evenly; a task's own policy goes first.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="RHAPSODY_RUNS",
+    show_envvar=True,
+    help="Folder that gets the run folder; ./runs, unless given.",
+)
+@click.option("--no-journal", is_flag=True, help="Do not record what happened; such a run cannot be looked at later.")
+@click.option("--quiet", is_flag=True, help="Show no progress and no summary, only what went wrong.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the summary as JSON on standard output; what the campaign prints there goes to standard error.",
+)
+@click.pass_context
+def run(context: click.Context, campaign: Path, args: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+    """Run a campaign on this machine, and show how far it is.
+
+    CAMPAIGN is a Python file with `async def campaign(session, args)`. ARGS are passed to it as a list of texts: all
+    that follows the file and is no option of this command, and everything after `--`.
+
+    Ctrl-C lets running tasks end and starts no more; Ctrl-C again, or SIGTERM, stops them.
+    """
+    from rhapsody.cli.execution import RunOptions, run_campaign  # noqa: PLC0415 - keeps `--help` quick
+
+    _refuse_unknown_option(context, str(campaign))
+    _point_out_typos(context, args)
+    context.exit(run_campaign(campaign, args, RunOptions(**options)))
+
+
+def _refuse_unknown_option(context: click.Context, file: str) -> None:
+    """Refuse an option in the file's place: before the file, all options are this command's."""
+    if file.startswith("-"):
+        name = file.partition("=")[0]
+        raise click.NoSuchOption(name, possibilities=_similar_options(context, name), ctx=context)
+
+
+def _point_out_typos(context: click.Context, args: tuple[str, ...]) -> None:
+    """Say which of the campaign's arguments look like a mistyped option of this command."""
+    for arg in args:
+        name = arg.partition("=")[0]
+        similar = _similar_options(context, name) if name.startswith("--") else []
+        if similar and similar[0] != name:
+            click.echo(f"rhapsody: {name} goes to the campaign; if you meant {similar[0]}, correct it", err=True)
+
+
+def _similar_options(context: click.Context, name: str) -> list[str]:
+    known = [option for parameter in context.command.params for option in parameter.opts if option.startswith("--")]
+    return difflib.get_close_matches(name, known, n=1, cutoff=0.8)

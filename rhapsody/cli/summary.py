@@ -1,0 +1,109 @@
+"""The end of a run, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from rhapsody.cli.faults import explain
+from rhapsody.cli.progress import COLOURS
+from rhapsody.model.event import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rhapsody.cli.execution import Outcome
+
+_EXAMPLE_LIMIT = 300
+
+
+def error_text(outcome: Outcome, file: Path) -> str:
+    """Return what ended the campaign before its time, or an empty text."""
+    error = outcome.error
+    if isinstance(error, SystemExit):
+        return "" if isinstance(error.code, int) else str(error.code)
+    return "" if error is None else explain(error, file)
+
+
+def verdict(outcome: Outcome) -> str:
+    """Return why the exit code is not 0 although the campaign raised nothing, or an empty text."""
+    if outcome.error is not None:
+        return ""
+    if outcome.interrupted:
+        return "interrupted"
+    unseen = outcome.session.unseen_failures
+    if not unseen:
+        return ""
+    tasks = "1 task" if unseen == 1 else f"{unseen} tasks"
+    return f"{tasks} failed and the campaign never looked: await them, or read their `exception`"
+
+
+def table(outcome: Outcome) -> str:
+    """Render the summary for people: what ended how, how long it took, where it lies, why tasks failed."""
+    session = outcome.session
+    counts = [click.style(f"{count} {name}", fg=_colour(name)) for name, count in session.counts.items()]
+    lines = [
+        f"tasks       {'  '.join(counts) or 'none'}",
+        f"wall time   {duration(outcome.wall_s)}",
+        f"run folder  {session.run_dir}",
+    ]
+    return "\n".join([*lines, *_failure_lines(outcome)])
+
+
+def _failure_lines(outcome: Outcome) -> Iterator[str]:
+    groups = sorted(outcome.session.failures.items(), key=lambda item: -item[1].count)
+    if not groups:
+        return
+    width = max(len("cause"), *(len(cause) for cause, _ in groups))
+    yield ""
+    yield f"failed  {'cause':<{width}}  for example"
+    for cause, group in groups:
+        yield f"{group.count:>6}  {cause:<{width}}  {group.example_uid}: {_first_line(group.example)}"
+
+
+def as_json(outcome: Outcome, error: str) -> str:
+    """Render the summary for programs, on one line.
+
+    Args:
+        outcome: How the campaign ended.
+        error: What ended it before its time, or an empty text.
+    """
+    session = outcome.session
+    run: dict[str, Any] = {
+        "uid": session.uid,
+        "run_dir": str(session.run_dir),
+        "backend": session.backend_name,
+        "cores": session.allocation.usable_cores,
+        "gpus": session.allocation.gpus,
+        "oversubscribed": session.allocation.oversubscribed,
+        "wall_s": round(outcome.wall_s, 3),
+        "interrupted": outcome.interrupted,
+        "exit_code": outcome.exit_code,
+        "error": error or verdict(outcome) or None,
+    }
+    failures = [
+        {"cause": cause, "count": group.count, "example": group.example, "example_uid": group.example_uid}
+        for cause, group in session.failures.items()
+    ]
+    return json.dumps({"schema": 1, "run": run, "tasks": session.counts, "failures": failures})
+
+
+def duration(seconds: float) -> str:
+    """Render a duration in the two units that matter."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _colour(name: str) -> str | None:
+    return COLOURS.get(State(name))
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= _EXAMPLE_LIMIT else f"{line[:_EXAMPLE_LIMIT]}…"

@@ -1,0 +1,246 @@
+"""From ready to launched: lines of ready tasks, leases of slots, and what goes to the backend next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rhapsody.abc import Assignment
+from rhapsody.model.array import ArrayTask
+from rhapsody.model.event import State
+from rhapsody.model.task import ComputeTask, Task
+from rhapsody.scheduling.arrays import ArrayRun
+from rhapsody.scheduling.costs import Costs
+from rhapsody.scheduling.queue import CHUNKED, SINGLY, Line, LineKey, ReadyQueue
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Callable, Sequence
+
+    from rhapsody.model.resources import Placement
+    from rhapsody.scheduling.intake import Intake
+    from rhapsody.scheduling.mapper import Mapper
+
+READY, PLACED = State.READY, State.PLACED
+
+
+class Lease:
+    """A placement that is held while attempts on it are open.
+
+    Attributes:
+        placement: What is held.
+        line: Where the tasks came from, and where more may come from.
+        open: Attempts launched and not reported on.
+        refill_at: More are sent when so few are open; 0 waits for the last.
+        hungry: Whether it was noted for refilling in this cycle.
+    """
+
+    __slots__ = ("hungry", "line", "open", "placement", "refill_at")
+
+    def __init__(self, placement: Placement, line: Line) -> None:
+        self.placement = placement
+        self.line = line
+        self.open = 0
+        self.refill_at = 0
+        self.hungry = False
+
+    def left(self, hungry: list[Lease]) -> None:
+        """Note that an attempt was reported on; note the lease as hungry when it runs dry."""
+        self.open -= 1
+        if self.open <= self.refill_at and not self.hungry:
+            self.hungry = True
+            hungry.append(self)
+
+
+class Placer:
+    """Queues ready tasks and leases slots to them.
+
+    Args:
+        mapper: Binds requests to slots.
+        intake: Knows each task's policies.
+        counts: Tasks by state, kept here for READY and PLACED.
+        refuse: Called with a task that cannot be placed and the exception that a user's policy raised.
+
+    Attributes:
+        costs: Learned durations.
+        arrays: Array tasks that have not ended, by number.
+        batch: What is to be launched.
+        paused: Nothing is placed.
+    """
+
+    def __init__(
+        self, mapper: Mapper, intake: Intake, counts: Counter[State], refuse: Callable[[Task, Exception], None]
+    ) -> None:
+        self._mapper = mapper
+        self._intake = intake
+        self._counts = counts
+        self._refuse = refuse
+        self._queue = ReadyQueue()
+        self._lines: dict[int, Line] = {}
+        """Line of each array task."""
+        self._sharing = False
+        self._patience = 2 * mapper.usable_cores + 16
+        self.costs = Costs()
+        self.arrays: dict[int, ArrayRun] = {}
+        self.batch: list[Assignment] = []
+        self.paused = False
+
+    # Queueing
+
+    def join(self, tasks: Sequence[Task]) -> None:
+        """Let ready tasks join their lines."""
+        last: tuple[object, ...] = ()
+        line: Line | None = None
+        for task in tasks:
+            kind = task.executable is None if type(task) is ComputeTask else task
+            traits = (task.resources, task.options, task.priority, kind)
+            if line is None or traits != last:
+                if line is not None:
+                    self._queue.push(line)
+                line = self._line_of(task)
+                last = traits
+            line.tasks.append(task)
+        if line is not None:
+            self._queue.push(line)
+
+    def join_front(self, task: Task) -> None:
+        """Let a task that was given back go before those that came after it."""
+        line = self._line_of(task)
+        line.tasks.appendleft(task)
+        self._queue.push(line)
+
+    def join_items(self, task: ArrayTask) -> None:
+        """Consider an array task again that has items left."""
+        line = self._lines[task.number]
+        if not line.tasks:
+            line.tasks.append(task)
+        self._queue.push(line)
+
+    def leave(self, task: Task) -> None:
+        """Forget an array task that has ended."""
+        self.arrays.pop(task.number, None)
+        self._lines.pop(task.number, None)
+
+    def _line_of(self, task: Task) -> Line:
+        policy = self._intake.policy_of(task)
+        alone = CHUNKED
+        if isinstance(task, ArrayTask):
+            alone = task.number
+            self.arrays[alone] = ArrayRun(task, self._intake.retry_of(task))
+        elif task.resources.is_mpi or (isinstance(task, ComputeTask) and task.executable is not None):
+            alone = SINGLY
+        if policy.oversubscribe:
+            self._sharing = True
+        line = self._queue.line(LineKey(task.priority + policy.priority, task.resources, policy, alone))
+        if alone > 0:
+            self._lines[alone] = line
+        return line
+
+    # Placing
+
+    def pump(self) -> None:
+        """Place what fits, the most urgent first; a big one that waits is not overtaken for ever."""
+        if self.paused or not self._has_room:
+            return
+        kept: list[Line] = []
+        blocked: Line | None = None
+        while (line := self._queue.pop()) is not None:
+            launched = self._place(line)
+            if launched:
+                line.overtaken = 0
+                if blocked is not None:
+                    blocked.overtaken += launched
+            if line.tasks:
+                kept.append(line)
+                blocked = blocked or line
+            if not self._has_room or (blocked is not None and blocked.overtaken > self._patience):
+                break
+        for line in kept:
+            self._queue.push(line)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._mapper.free_cores > 0 or self._sharing
+
+    def _place(self, line: Line) -> int:
+        """Lease slots to a line as long as there are some; return how many."""
+        launched = 0
+        run = self.arrays.get(line.key.alone)
+        lanes = self._lanes_for(line)
+        while line.prune():
+            if run is not None and not run.has_more:
+                line.tasks.clear()
+                break
+            placement = self._placement_for(line)
+            if placement is None:
+                break
+            lease = Lease(placement, line)
+            if run is not None:
+                self._launch_items(lease, run, lanes)
+            else:
+                self._launch(lease, line.take(self.costs, len(line.tasks) // (2 * lanes)))
+            launched += 1
+        return launched
+
+    def _lanes_for(self, line: Line) -> int:
+        """Return how many of a line's requests the allocation holds at most, roughly."""
+        return max(1, self._mapper.usable_cores // line.key.request.cores_per_rank)
+
+    def _placement_for(self, line: Line) -> Placement | None:
+        within: Sequence[int] | None = None
+        companion = line.key.policy.colocate_with
+        if companion is not None and not companion.is_final:
+            if companion.lease is None:
+                return None
+            within = companion.lease.placement.nodes
+        try:
+            return self._mapper.place(line.key.request, line.key.policy, within)
+        except Exception as exc:  # noqa: BLE001 - a user's placement policy may raise anything
+            self._refuse(line.tasks.popleft(), exc)
+            return None
+
+    def _launch(self, lease: Lease, tasks: list[Task]) -> None:
+        for task in tasks:
+            task.state = PLACED
+            task.attempt += 1
+            task.lease = lease
+        count = len(tasks)
+        lease.open += count
+        lease.refill_at = count // 2 if count > 1 else 0
+        self._counts[READY] -= count
+        self._counts[PLACED] += count
+        self.batch.append(Assignment(lease.placement, tasks))
+
+    def _launch_items(self, lease: Lease, run: ArrayRun, lanes: int) -> None:
+        items = run.take(self.costs, lanes)
+        task = run.task
+        lease.open += 1
+        task.lease = lease
+        if task.state is READY:
+            task.state = PLACED
+        count = items[1] - items[0]
+        self._counts[READY] -= count
+        self._counts[PLACED] += count
+        task.attempt = run.launched(items, lease)
+        self.batch.append(Assignment(lease.placement, [task], items, task.attempt))
+
+    def refill(self, leases: Sequence[Lease]) -> None:
+        """Send more of the same to leases that run dry, or give their placements back."""
+        for lease in leases:
+            lease.hungry = False
+            if not (self._sent_more(lease) if not self.paused and self._queue.is_next(lease.line) else False):
+                if lease.open == 0:
+                    self._mapper.release(lease.placement)
+
+    def _sent_more(self, lease: Lease) -> bool:
+        line = lease.line
+        lanes = self._lanes_for(line)
+        if line.key.alone == CHUNKED and line.key.policy.colocate_with is None:
+            tasks = line.take(self.costs, len(line.tasks) // (2 * lanes))
+            if tasks:
+                self._launch(lease, tasks)
+            return bool(tasks)
+        run = self.arrays.get(line.key.alone)
+        if run is None or not run.has_more:
+            return False
+        self._launch_items(lease, run, lanes)
+        return True

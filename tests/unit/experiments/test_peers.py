@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from rhapsody.errors import BackendError, SpecError
+from rhapsody.experiments import peers, systems
+from rhapsody.experiments.peer_scripts.measure import Order
+
+PYTHON = Path(sys.executable)
+LONG_ENOUGH_S = 60.0
+
+REPORT = """
+import json, os, subprocess, sys
+def report(text):
+    order = json.loads(sys.argv[1])
+    with open(order["result"], "w") as file:
+        json.dump({"metrics": {"n": order["n"]}, "version": text, "waiting": ""}, file)
+def leave_daemon(path):
+    code = f"import os, time; open({path!r}, 'a').write(f'{os.getpid()} '); print(flush=True); time.sleep(600)"
+    daemon = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
+    daemon.stdout.readline()
+"""
+
+
+@pytest.fixture(autouse=True)
+def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "GRACE_S", 0.3)
+
+
+def order(tmp_path: Path) -> Order:
+    return Order(
+        mode="functions", n=7, workers=1, backend="", journal=False, scratch="", runs_dir=str(tmp_path), result=""
+    )
+
+
+def script(tmp_path: Path, code: str) -> Path:
+    path = tmp_path / "script.py"
+    path.write_text(REPORT + dedent(code))
+    return path
+
+
+def is_there(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def test_run_returns_what_the_script_reports(tmp_path: Path) -> None:
+    path = script(tmp_path, "report('1.2.3')")
+
+    report, left = peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+
+    assert report.metrics == {"n": 7}
+    assert report.version == "1.2.3"
+    assert left == []
+
+
+def test_run_hides_variables_that_would_change_what_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")
+    monkeypatch.setenv("RHAPSODY_CORES", "99")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1")
+    monkeypatch.setenv("KEPT", "yes")
+    path = script(tmp_path, "report(json.dumps(dict(os.environ)))")
+
+    report, _ = peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+
+    seen = json.loads(report.version)
+    assert not {"PYTHONOPTIMIZE", "RHAPSODY_CORES", "RAY_ADDRESS"} & set(seen)
+    assert seen["KEPT"] == "yes"
+    assert seen["RAY_USAGE_STATS_ENABLED"] == "0"
+
+
+def test_run_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
+    path = script(tmp_path, "open(os.path.join(os.environ['TMPDIR'], 'litter'), 'w'); report(os.getcwd())")
+
+    report, _ = peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+
+    assert not Path(report.version).exists()
+
+
+def test_run_shows_the_last_lines_of_a_failing_script(tmp_path: Path) -> None:
+    path = script(tmp_path, "print('so far so good', flush=True); sys.exit('no licence')")
+
+    with pytest.raises(BackendError, match="exit code 1") as caught:
+        peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+
+    assert "| so far so good" in str(caught.value)
+    assert "| no licence" in str(caught.value)
+
+
+def test_run_refuses_a_script_that_ends_well_but_reports_nothing(tmp_path: Path) -> None:
+    path = script(tmp_path, "")
+
+    with pytest.raises(BackendError, match="no report"):
+        peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+
+
+@pytest.mark.parametrize("stubborn", [False, True], ids=["obedient", "ignoring SIGTERM"])
+def test_deadline_ends_a_hanging_script_and_its_daemons(stubborn: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    pids = tmp_path / "pids"
+    ignore = f"import signal; signal.signal({int(signal.SIGTERM)}, signal.SIG_IGN)" if stubborn else ""
+    path = script(
+        tmp_path,
+        f"""
+        {ignore}
+        open({str(pids)!r}, 'a').write(f'{{os.getpid()}} ')
+        leave_daemon({str(pids)!r})
+        print('hanging now', flush=True)
+        import time; time.sleep(600)
+        """,
+    )
+
+    with pytest.raises(BackendError, match="not done within 2 s") as caught:
+        peers.run(PYTHON, path, order(tmp_path), deadline_s=2)
+
+    started = [int(pid) for pid in pids.read_text().split()]
+    assert len(started) == 2
+    assert not [pid for pid in started if is_there(pid)]
+    assert "hanging now" in str(caught.value)
+
+
+def test_run_ends_and_names_a_daemon_that_outlives_a_good_report(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    path = script(tmp_path, f"leave_daemon({str(pids)!r}); report('')")
+
+    report, left = peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+
+    daemon = int(pids.read_text())
+    assert report.metrics == {"n": 7}
+    assert len(left) == 1
+    assert left[0].startswith(f"process {daemon}: ")
+    assert not is_there(daemon)
+
+
+def test_environment_of_a_system_without_its_own_is_this_interpreter() -> None:
+    python = peers.prepare(systems.PEERS["processpool"])
+
+    assert python == PYTHON
+
+
+def test_environment_that_cannot_be_built_shows_what_pip_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "peer_requirements").mkdir()
+    (tmp_path / "peer_requirements" / "broken.txt").write_text("absent @ file:///nonexistent/absent-1.0.tar.gz\n")
+    monkeypatch.setattr(peers, "HERE", tmp_path)
+    monkeypatch.setenv("RHAPSODY_BENCH_ENVS", str(tmp_path / "envs"))
+    broken = systems.System("broken", "run_broken.py", {})
+
+    with pytest.raises(BackendError, match=r"pip install .*exit code 1") as caught:
+        peers.prepare(broken)
+
+    assert "/nonexistent/absent-1.0.tar.gz" in str(caught.value)
+    assert not (tmp_path / "envs" / "broken" / ".made-from").exists()
+
+
+def test_unknown_peer_is_refused_with_the_valid_ones() -> None:
+    with pytest.raises(SpecError, match="unknown peer 'rey'; valid: dask, parsl, processpool, ray, rhapsody-py"):
+        systems.peer_named("rey")
+
+
+@pytest.mark.parametrize("system", [system for system in systems.PEERS.values() if system.own_environment], ids=str)
+def test_requirements_of_a_peer_are_pins_and_nothing_else(system: systems.System) -> None:
+    path = peers.HERE / "peer_requirements" / f"{system.name}.txt"
+
+    lines = path.read_text().splitlines()
+
+    assert lines
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9A-Za-z.]+", line) for line in lines)
+
+
+@pytest.mark.parametrize("system", [*systems.PEERS.values(), systems.RHAPSODY, systems.SUBPROCESS], ids=str)
+def test_script_of_a_system_exists(system: systems.System) -> None:
+    path = peers.HERE / "peer_scripts" / system.script
+
+    assert os.access(path, os.R_OK)
