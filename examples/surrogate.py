@@ -6,7 +6,7 @@ from itertools import product
 from typing import NamedTuple
 
 import numpy as np
-from binding import Array, Guest, Observation
+from binding import Array, Guest, Observation, exact
 
 LOWEST, HIGHEST = Guest(0.9, 1.0), Guest(1.8, 3.0)
 """The guests that are searched lie between these."""
@@ -30,6 +30,11 @@ class Belief(NamedTuple):
     mean: Array
     deviation: Array
     evidence: float
+
+
+def truth(size: float) -> Array:
+    """Return the exact free energies of the grid's guests of one size."""
+    return exact(size, BONDS)
 
 
 def first_guests(count: int, skipped: int) -> list[Guest]:
@@ -65,11 +70,11 @@ def combine(members: list[Belief]) -> Belief:
 
 
 def propose(belief: Belief, count: int) -> list[Guest]:
-    """Return the guests that may bind best, most promising first: low mean, or much still unknown."""
+    """Return the guests to look at next: the first ones should bind well, the last ones are less known."""
     deviation = belief.deviation.copy()
     chosen: list[Guest] = []
-    for _ in range(count):
-        chosen.append(GRID[int(np.argmin(belief.mean - 2 * deviation))])
+    for place in range(count):
+        chosen.append(GRID[int(np.argmin(belief.mean - (1 + place) * deviation))])
         deviation *= np.sqrt(1 - 0.98 * _kernel(GRID, chosen[-1:], (0.1, 0.1))[:, 0] ** 2)  # little is left to learn near it
     return chosen
 
@@ -80,11 +85,11 @@ def best(belief: Belief) -> Observation:
     return Observation(GRID[index], float(belief.mean[index]), float(belief.deviation[index]))
 
 
-def error(belief: Belief, exact: list[Array]) -> float:
-    """Return the root mean square error where binding is strong, given the exact free energies of the grid, by size."""
-    truth = np.concatenate(exact)
-    strong = truth < truth.min() + 2
-    return float(np.sqrt(np.square(belief.mean - truth)[strong].mean()))
+def error(belief: Belief, exact_by_size: list[Array]) -> float:
+    """Return the root mean square error where binding is strong, given the exact free energies of the grid by size."""
+    values = np.concatenate(exact_by_size)
+    strong = values < values.min() + 2
+    return float(np.sqrt(np.square(belief.mean - values)[strong].mean()))
 
 
 def _kernel(some: list[Guest], others: list[Guest], lengths: tuple[float, float]) -> Array:

@@ -76,7 +76,36 @@ _HOMES = {
 }
 """Where each public name lives; imported when first used, so that workers and `--help` start quickly."""
 
-__all__ = [*_HOMES, "ConcurrentExecutionBackend"]  # noqa: PLE0604 - names of the table above
+__all__ = [
+    "Allocation",
+    "ArrayTask",
+    "BackendError",
+    "Cause",
+    "Completed",
+    "ComputeTask",
+    "ConcurrentExecutionBackend",
+    "Event",
+    "Failure",
+    "JournalError",
+    "LocalBackend",
+    "Node",
+    "NodeShape",
+    "Placement",
+    "Policy",
+    "Resources",
+    "Retry",
+    "RhapsodyError",
+    "Session",
+    "SessionClosedError",
+    "Slot",
+    "SpecError",
+    "State",
+    "Task",
+    "TaskCanceled",
+    "TaskError",
+    "TaskFailed",
+    "TaskUnknown",
+]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the public names

@@ -9,14 +9,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from rhapsody.model.event import State
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from rhapsody.model.allocation import Allocation
     from rhapsody.model.array import ArrayTask
+    from rhapsody.model.event import State
     from rhapsody.model.outcome import Failure, Stdio
     from rhapsody.model.resources import Placement, Resources
     from rhapsody.model.task import Task

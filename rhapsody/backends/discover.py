@@ -32,9 +32,7 @@ def local_allocation(cores: int | None = None, gpus: int | None = None) -> Alloc
     if gpu_count < 0:
         raise SpecError(f"gpus={gpu_count} is negative")
     cpus = tuple(mask[core % len(mask)] for core in range(count))
-    shape = NodeShape(
-        cores=count, gpus=gpu_count, memory_bytes=memory_bytes(), numa=_numa_of(cpus), gpu_vendor=vendor
-    )
+    shape = NodeShape(cores=count, gpus=gpu_count, memory_bytes=memory_bytes(), numa=_numa_of(cpus), gpu_vendor=vendor)
     node = Node(name=socket.gethostname(), shape=shape, cpus=cpus)
     source = "affinity" if cores is None else "declared"
     return Allocation(nodes=(node,), source=source, oversubscribed=count > len(mask))

@@ -143,8 +143,7 @@ def run(extra: dict[str, Any], control: Control) -> tuple[int, bytes]:
     """Run an executable to its end; return a record's kind and bytes.
 
     Args:
-        extra: `argv`, `cpus`, `env`, `cwd`, `timeout_s`, `grace_s`, `stdin`, `capture` (path without ending), all but the
-            first optional.
+        extra: `argv` and `grace_s`; perhaps `cpus`, `env`, `cwd`, `timeout_s`, `name`, `capture` (path without ending).
         control: Where an order `("end", cause)` may come from.
 
     Raises:
@@ -160,9 +159,7 @@ def run(extra: dict[str, Any], control: Control) -> tuple[int, bytes]:
         watch = _Watch(process, control, extra)
         out, err = watch.follow(process.stdout), watch.follow(process.stderr)
         watch.until_end()
-    stdio = (
-        (_last_of(capture + ".out"), _last_of(capture + ".err")) if capture else (out.text(), err.text())
-    )
+    stdio = (_last_of(capture + ".out"), _last_of(capture + ".err")) if capture else (out.text(), err.text())
     return wire.RICH, marshal.dumps(_outcome(extra, process.returncode, watch.cause, stdio))
 
 

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from rhapsody.backends import worker
 from rhapsody.backends.processes import adopt_orphans, children, die_with_parent, end_children
@@ -59,7 +59,8 @@ class Guardian:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
             while True:
-                ready, _, _ = select.select([self._session, wake_read], [], [])
+                watched: list[Any] = [self._session, wake_read]
+                ready, _, _ = select.select(watched, [], [])
                 if wake_read in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake_read, 4096)
@@ -103,6 +104,7 @@ class Guardian:
             os.setsid()
             worker.run(self._duty.address, self._duty.token, worker_id)
         except BaseException:  # noqa: BLE001 - the last frame of a forked process: nothing may return into the guardian
+            sys.stderr = sys.__stderr__  # the worker's own keeps what tasks print; this goes to the log
             sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
             os._exit(1)

@@ -60,7 +60,7 @@ class LocalBackend:
                 " declare one node, or choose a backend that spans nodes"
             )
         self._context, self._listener, self._node = context, listener, context.allocation.nodes[0]
-        self._sys_path = tuple(str(Path(entry or ".").resolve()) for entry in sys.path)
+        self._sys_path = _absolute_path()
         logs = context.run_dir / "logs"
         settings = PoolSettings(
             node=self._node.name,
@@ -197,6 +197,11 @@ class LocalBackend:
         )
 
 
+def _absolute_path() -> tuple[str, ...]:
+    """Return the import path, so that it holds in another folder too."""
+    return tuple(str(Path(entry or ".").resolve()) for entry in sys.path)
+
+
 def _is_mpi(task: ComputeTask) -> bool:
     return task.resources.is_mpi
 
@@ -204,4 +209,6 @@ def _is_mpi(task: ComputeTask) -> bool:
 def _refused(task: Task, assignment: Assignment, exc: BaseException) -> Report:
     text = f"its function or arguments cannot be sent to a worker: {type(exc).__name__}: {exc}"
     failure = Failure(Cause.ARGUMENTS, text, exc)
-    return Report(task.number, assignment.attempt or task.attempt, State.FAILED, failure=failure, items=assignment.items)
+    return Report(
+        task.number, assignment.attempt or task.attempt, State.FAILED, failure=failure, items=assignment.items
+    )

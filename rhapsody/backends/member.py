@@ -178,7 +178,9 @@ class Member:
         self._needed = _HEAD
         return reports
 
-    def _parse(self, source: bytearray | mmap.mmap, offset: int, end: int, reports: list[Report]) -> int:
+    def _parse(  # noqa: C901, PLR0915 - the hot path: a call per task would cost more than the rest of it
+        self, source: bytearray | mmap.mmap, offset: int, end: int, reports: list[Report]
+    ) -> int:
         """Read records from `offset` on; return where the first incomplete one begins. The hot path."""
         unpack, segments = wire.RECORD.unpack_from, self._segments
         self._needed = _HEAD

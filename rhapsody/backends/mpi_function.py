@@ -20,9 +20,12 @@ from rhapsody.backends import executables, wire
 from rhapsody.backends.campaign_module import CampaignFinder
 from rhapsody.backends.results import encode_failure, encode_value
 
-_CODE = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from rhapsody.backends.mpi_function import run_rank; run_rank(sys.argv[2])"
-)
+_CODE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from rhapsody.backends.mpi_function import run_rank
+run_rank(sys.argv[2])
+"""
 _SOURCE_FOLDER = str(Path(__file__).resolve().parents[2])
 _SIGNAL_BASE = 128
 """Launchers exit with this plus the number of the signal that ended a rank."""
@@ -64,7 +67,7 @@ def _combine(outcome: dict[str, Any], folder: Path, ranks: int) -> dict[str, Any
             continue
         kind, data = marshal.loads(path.read_bytes())  # noqa: S302 - written by our own ranks in our own folder
         if kind == wire.RICH:
-            failure = marshal.loads(data)  # noqa: S302 - as above
+            failure: dict[str, Any] = marshal.loads(data)  # noqa: S302 - as above
             return outcome | failure | {"message": f"rank {rank} of {ranks}: {failure['message']}"}
         found.append((kind, data))
     if len(found) == ranks:

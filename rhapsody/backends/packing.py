@@ -53,7 +53,9 @@ class Packer:
         """Id and function by the function's address; holding the function keeps the address its own."""
         self._next_id = 0
 
-    def pack(self, tasks: Sequence[ComputeTask], cpus: list[int] | None = None) -> tuple[Chunk | None, list[Report]]:
+    def pack(  # noqa: PLR0915 - the hot path: a call per task would cost more than the rest of it
+        self, tasks: Sequence[ComputeTask], cpus: list[int] | None = None
+    ) -> tuple[Chunk | None, list[Report]]:
         """Return functions as a chunk, and reports of those that cannot be packed or are too much for one message.
 
         Args:
@@ -159,7 +161,9 @@ def dump_function(function: object) -> bytes:
     """
     blob = cloudpickle.dumps(function, protocol=5)
     if len(blob) > wire.VALUE_LIMIT_BYTES:
-        raise ValueError(f"the function carries {len(blob):,} bytes of data; pass large data as a file or a store's key")
+        raise ValueError(
+            f"the function carries {len(blob):,} bytes of data; pass large data as a file or a store's key"
+        )
     return bytes(blob)
 
 

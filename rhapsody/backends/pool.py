@@ -1,7 +1,7 @@
 """The worker pool of one node: chunks in, reports out.
 
-Workers are started by a `Starter`, connect over a Unix socket, and are bound to a lane (cores, GPUs) for their life. The
-pool sends chunks without waiting, reads results as they come, and looks at each busy worker twenty times a second: a
+Workers are started by a `Starter`, connect over a Unix socket, and are bound to a lane (cores, GPUs) for life. The pool
+sends chunks without waiting, reads results as they come, and looks at each busy worker twenty times a second: a
 task that is still the same is reported RUNNING, what waits behind it is called back for others to take, time limits are
 kept. A worker that dies takes the task that it was running with it, and no other.
 """
@@ -326,9 +326,7 @@ class Pool:
             reports += self._call_back(member)
         if member.announced != current and any(open_task.sequence == current for open_task in member.in_flight()):
             member.announced = current
-            reports.append(
-                Report(task.number, task.attempt, State.RUNNING, member.started_ns, items=task.items)
-            )
+            reports.append(Report(task.number, task.attempt, State.RUNNING, member.started_ns, items=task.items))
         if reports:
             self._hear(reports)
         timeout_s = task.extra.get("timeout_s")
@@ -388,9 +386,7 @@ class Pool:
         reports: list[Report] = []
         for chunk in member.pending:
             chosen = [i for i, pair in enumerate(zip(chunk.numbers, chunk.attempts, strict=True)) if pair in wanted]
-            reports += [
-                _canceled(InFlight(0, chunk.numbers[i], chunk.attempts[i], {}, chunk.items)) for i in chosen
-            ]
+            reports += [_canceled(InFlight(0, chunk.numbers[i], chunk.attempts[i], {}, chunk.items)) for i in chosen]
             if rest := _without(chunk, set(chosen)):
                 kept.append(rest)
         member.pending = kept
@@ -444,7 +440,9 @@ class Pool:
             return [Report(task.number, task.attempt, State.FAILED, started, ended, failure=failure)]
         first, stop = task.items
         item = min(max(item, first), stop - 1)
-        lost = Failure(failure.cause, f"finished, but its value was lost: {failure.message.replace('this', 'the next')}")
+        lost = Failure(
+            failure.cause, f"finished, but its value was lost: {failure.message.replace('this', 'the next')}"
+        )
         reports = [
             Report(
                 task.number,

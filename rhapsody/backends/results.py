@@ -15,10 +15,12 @@ from rhapsody.errors import RemoteError
 
 def encode_value(value: object) -> tuple[int, bytes]:
     """Return a record's kind and bytes for a function's value; a failure when it cannot travel."""
+    if value is None:
+        return wire.NONE, b""
     if type(value) in wire.SCALAR_TYPES:
-        data = marshal.dumps(value)
+        data = marshal.dumps(value)  # type: ignore[arg-type]
         if len(data) <= wire.VALUE_LIMIT_BYTES:
-            return (wire.NONE, b"") if value is None else (wire.SCALARS, data)
+            return wire.SCALARS, data
         return encode_failure(_too_large(len(data)), cause="result")
     try:
         return wire.PICKLED, pickle_value(value)

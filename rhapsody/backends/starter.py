@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from rhapsody.backends.guardian import Duty
 
-_COMMAND = "import sys; sys.path.insert(0, sys.argv[2]); from rhapsody.backends.guardian import main; main(int(sys.argv[3]))"
+_COMMAND = (
+    "import sys; sys.path.insert(0, sys.argv[2]); from rhapsody.backends.guardian import main; main(int(sys.argv[3]))"
+)
 _SOURCE_FOLDER = str(Path(__file__).resolve().parents[2])
 
 
@@ -71,7 +73,7 @@ class GuardianStarter:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
-                self._process = subprocess.Popen(
+                self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - a millisecond; asyncio's own takes longer
                     [sys.executable, "-c", _COMMAND, "rhapsody-guardian", _SOURCE_FOLDER, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],

@@ -4,7 +4,7 @@ Two ways lead from a worker to its pool: a Unix socket, and a page of shared mem
 The worker writes each result into the page's outbox first and sends the outbox when a chunk ends, so what was finished
 before a kill is never lost, and exactly the task that was being run can be named.
 
-Both ends are the same Python, so `marshal` carries lists of scalars; whatever belongs to the user is inside it as bytes.
+Both ends are the same Python, so `marshal` carries lists of scalars; what belongs to the user is inside it as bytes.
 """
 
 from __future__ import annotations

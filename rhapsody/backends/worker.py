@@ -1,7 +1,7 @@
 """A worker process: connects to its pool, runs one function after another, and writes down each result at once.
 
-It never decides anything: the pool sends chunks, the worker runs their tasks in order. Each result goes into the outbox of
-the shared page before the next task starts (see `wire`), so whatever kills this process takes one task with it at most.
+It never decides anything: the pool sends chunks, the worker runs their tasks in order. Each result goes into the
+outbox of the shared page before the next task starts (see `wire`), so whatever kills this process takes one task with it at most.
 """
 
 from __future__ import annotations
@@ -135,65 +135,59 @@ class Worker:
         sys.stdout, sys.stderr = self._out, self._err
 
     def _run_chunk(
-        self, first: int, numbers: list[int], function_ids: list[int], payloads: list[Any], extras: list[_Extra | None] | None
+        self,
+        first: int,
+        numbers: list[int],
+        function_ids: list[int],
+        payloads: list[Any],
+        extras: list[_Extra | None] | None,
     ) -> None:
         """Run a chunk's tasks in order; the hot path."""
         words, functions, environ, forked = self._words, self._functions, os.environb, _forked
-        now, offset, out, err = time.monotonic_ns, self._clock_offset_ns, self._out, self._err
-        record, page, capacity = wire.RECORD, self._page, wire.PAGE_BYTES - wire.RECORD.size
-        none = type(None)
+        now, offset, post, out, err = time.monotonic_ns, self._clock_offset_ns, self._post, self._out, self._err
+        started_word, current_word, skip_from, skip_until = wire.STARTED, wire.CURRENT, wire.SKIP_FROM, wire.SKIP_UNTIL
         sequence = first - 1
         for number, function_id, payload in zip(numbers, function_ids, payloads, strict=True):
             sequence += 1
             extra = extras[sequence - first] if extras is not None else None
             started = now() + offset
-            words[0x1] = started  # STARTED
-            words[0x0] = sequence  # CURRENT, before the look at the skipped range: what the pool sees here, it counts as run
-            if words[0x2] <= sequence < words[0x3]:  # SKIP_FROM, SKIP_UNTIL
+            words[started_word] = started
+            words[current_word] = (
+                sequence  # before the look at the skipped range: what the pool sees here counts as run
+            )
+            if words[skip_from] <= sequence < words[skip_until]:
                 continue
             if extra is not None or function_id not in functions or type(payload) is not tuple:
-                self._run_one(sequence, started, number, function_id, payload, extra)
+                self._run_one(sequence, number, function_id, payload, extra)
                 continue
             environ[b"RHAPSODY_TASK_UID"] = b"task.%06d" % number
             try:
-                value = functions[function_id](*payload)
+                kind, data = encode_value(functions[function_id](*payload))
             except BaseException as exc:  # noqa: BLE001 - the user's function: whatever it raises is its result
                 kind, data = encode_failure(exc)
-            else:
-                kind, data = (wire.NONE, b"") if type(value) is none else encode_value(value)
-            ended = now() + offset
             if forked:
                 os._exit(0)  # the function forked, and this is the child coming back
             if out.printed or err.printed:
                 kind, data = self._with_output(kind, data)
-            end = self._end + len(data)
-            if end > capacity:
-                self._post(sequence, started, ended, kind, data)
-                continue
-            record.pack_into(page, self._end, sequence, started, ended, len(data), kind)
-            end += 32
-            if data:
-                page[self._end + 32 : end] = data
-            self._end = end
-            words[0x4] = end - 64  # COMMITTED
-            if ended - self._flushed_ns > FLUSH_NS:
-                self._flush(ended)
+            post(sequence, started, now() + offset, kind, data)
         self._flush(now() + offset)
 
     def _run_one(
-        self, sequence: int, started: int, number: int, function_id: int, payload: Any, extra: _Extra | None  # noqa: ANN401
+        self,
+        sequence: int,
+        number: int,
+        function_id: int,
+        payload: Any,  # noqa: ANN401 - a tuple of scalars or bytes
+        extra: _Extra | None,
     ) -> None:
         """Run what needs more than a plain call: pickled arguments, options, executables, array items."""
         extra = extra or {}
+        started = self._words[wire.STARTED]
         os.environ["RHAPSODY_TASK_UID"] = extra.get("uid") or f"task.{number:06d}"
-        os.environ["RHAPSODY_ATTEMPT"] = str(extra.get("attempt", 1))
+        if "attempt" in extra:
+            os.environ["RHAPSODY_ATTEMPT"] = str(extra["attempt"])
         try:
-            if "ranks" in extra:
-                kind, data = mpi_function.run(extra, self)
-            elif "argv" in extra:
-                kind, data = executables.run(extra, self)
-            else:
-                kind, data = self._call(sequence, function_id, payload, extra)
+            kind, data = self._outcome_of(sequence, function_id, payload, extra)
         except executables.LaunchError as exc:
             kind, data = encode_failure(exc, cause="launch")
         except BaseException as exc:  # noqa: BLE001 - the user's function and its surroundings
@@ -204,12 +198,15 @@ class Worker:
         if self._out.printed or self._err.printed:
             kind, data = self._with_output(kind, data)
         self._post(sequence, started, ended, kind, data)
-        if "attempt" in extra:
-            os.environ["RHAPSODY_ATTEMPT"] = "1"
+        os.environ["RHAPSODY_ATTEMPT"] = "1"
         if ended - self._flushed_ns > FLUSH_NS:
             self._flush(ended)
 
-    def _call(self, sequence: int, function_id: int, payload: Any, extra: _Extra) -> tuple[int, bytes]:  # noqa: ANN401
+    def _outcome_of(self, sequence: int, function_id: int, payload: Any, extra: _Extra) -> tuple[int, bytes]:  # noqa: ANN401
+        if "ranks" in extra:
+            return mpi_function.run(extra, self)
+        if "argv" in extra:
+            return executables.run(extra, self)
         function = self._functions.get(function_id)
         if function is None:
             function = self._functions[function_id] = cloudpickle.loads(self._blobs.pop(function_id))
@@ -221,7 +218,11 @@ class Worker:
         return encode_value(value)
 
     def _run_items(
-        self, sequence: int, function: Callable[..., Any], payload: Any, extra: _Extra  # noqa: ANN401
+        self,
+        sequence: int,
+        function: Callable[..., Any],
+        payload: Any,  # noqa: ANN401 - a range as a tuple, or bytes
+        extra: _Extra,
     ) -> tuple[int, bytes]:
         """Run items of an array task; post finished ones at least every millisecond."""
         first, stop = extra["items"]
@@ -269,9 +270,10 @@ class Worker:
     def _with_output(self, kind: int, data: bytes) -> tuple[int, bytes]:
         """Return a result with what the task printed."""
         if kind in (wire.ITEMS, wire.LAST_ITEMS):
-            self._out.take(), self._err.take()
+            self._out.take()
+            self._err.take()
             return kind, data
-        rich = marshal.loads(data) if kind == wire.RICH else {"kind": kind, "value": data}  # noqa: S302 - our own
+        rich: dict[str, Any] = marshal.loads(data) if kind == wire.RICH else {"kind": kind, "value": data}  # noqa: S302 - our own
         rich["stdout"] = rich.get("stdout", "") + self._out.take()
         rich["stderr"] = rich.get("stderr", "") + self._err.take()
         return wire.RICH, marshal.dumps(rich)

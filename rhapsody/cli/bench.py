@@ -91,10 +91,13 @@ def throughput(  # noqa: PLR0913, PLR0917 - one parameter per option, which clic
         backend=backend,
         journal_off=not no_journal_variant,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a run in progress is ended, what is there is kept
     folder = out or _default_folder("bench-throughput")
     measurement = Measurement(settings, folder, lambda line: click.echo(line, err=True))
-    _show(measurement.run(), folder)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: what is there is kept
+    try:
+        _show(measurement.run(), folder)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if measurement.problems:
         raise SystemExit(1)
 
@@ -179,5 +182,6 @@ def _show_notes(result: Result) -> None:
     for whose, how in result.config["waiting"].items():
         click.echo(f"  {whose}: {how}")
     for problem in result.config["problems"]:
-        click.echo(f"\nproblem: {problem.splitlines()[0]}", err=True)  # the whole text was shown when it came up
+        first, *more = problem.splitlines()  # the whole text was shown when it came up
+        click.echo(f"\nproblem: {first}{f' {more[-1].strip()}' if more else ''}", err=True)
     click.echo()

@@ -8,7 +8,6 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from rhapsody.cli.faults import trimmed_traceback
 from rhapsody.errors import SpecError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
     from types import ModuleType
 
     from rhapsody.session.session import Session
@@ -85,7 +85,7 @@ def _import(file: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except SpecError:
         raise
-    except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's code may raise anything
+    except (Exception, SystemExit) as exc:
         raise SpecError(f"campaign file {file} does not import:\n{trimmed_traceback(exc)}") from exc
     return module
 

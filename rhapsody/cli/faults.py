@@ -37,9 +37,9 @@ def explain(error: BaseException, file: Path | None = None) -> str:
         where = f"{file.name}:{line}: " if file and (line := _deepest_line(error, file)) else ""
         return f"{where}{error}"
     report = traceback.TracebackException.from_exception(error)
-    if _names_users_files(report):
-        return f"the campaign raised an exception\n{trimmed_traceback(error)}"
-    return f"RHAPSODY itself failed; please report this\n{trimmed_traceback(error)}"
+    if not any(_is_users(frame.filename) for part in _linked(report) for frame in part.stack):
+        return f"RHAPSODY itself failed; please report this\n{''.join(report.format()).rstrip()}"
+    return f"the campaign raised an exception\n{trimmed_traceback(error)}"
 
 
 def only_cause(error: BaseException) -> BaseException:
@@ -50,22 +50,13 @@ def only_cause(error: BaseException) -> BaseException:
 
 
 def trimmed_traceback(error: BaseException) -> str:
-    """Return the traceback with the frames of the user's files only; whole, if there are none.
-
-    Frames of RHAPSODY, Python's own modules and installed packages are left out.
-    """
+    """Return the traceback without the frames of RHAPSODY, Python's own modules and installed packages."""
     report = traceback.TracebackException.from_exception(error)
-    if not _names_users_files(report):
-        return "".join(report.format()).rstrip()
     for part in list(_linked(report)):
         part.stack[:] = [frame for frame in part.stack if _is_users(frame.filename)]
-        if part.exc_type is not None and issubclass(part.exc_type, TaskError):
+        if issubclass(part.exc_type, TaskError):
             part.__cause__ = None  # its text holds the traceback of where it ran already
     return "".join(report.format()).rstrip()
-
-
-def _names_users_files(report: traceback.TracebackException) -> bool:
-    return any(_is_users(frame.filename) for part in _linked(report) for frame in part.stack)
 
 
 def _linked(report: traceback.TracebackException) -> Iterator[traceback.TracebackException]:
@@ -82,5 +73,7 @@ def _is_users(filename: str) -> bool:
 
 def _deepest_line(error: BaseException, file: Path) -> int:
     """Return the line of the campaign's file nearest to where the error was raised, 0 if none led to it."""
-    lines = [number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(file)]
+    lines = [
+        number for frame, number in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(file)
+    ]
     return lines[-1] if lines else 0

@@ -62,12 +62,12 @@ class Kind(NamedTuple):
 
     Attributes:
         label: The function's name or the executable.
-        count: How many run now.
+        tasks: How many run now.
         longest_s: How long the first of them has been seen running.
     """
 
     label: str
-    count: int
+    tasks: int
     longest_s: float
 
 
@@ -143,16 +143,18 @@ class Progress:
         meter = Meter(watched)
         loop = asyncio.get_running_loop()
 
-        def look() -> None:
-            nonlocal handle
-            handle = loop.call_later(LOOK_EVERY_S, look)
-            self.show(meter.look())
+        watching = True
 
-        handle = loop.call_later(LOOK_EVERY_S, look)
+        def look() -> None:
+            if watching:
+                self.show(meter.look())
+                loop.call_later(LOOK_EVERY_S, look)
+
+        loop.call_later(LOOK_EVERY_S, look)
         try:
             yield
         finally:
-            handle.cancel()
+            watching = False
 
     def show(self, look: Look) -> None:
         """Show what a look found; called on the loop, so it must not wait."""
@@ -271,9 +273,9 @@ def kind_lines(kinds: Sequence[Kind]) -> list[str]:
     shown = kinds if len(kinds) <= KINDS_SHOWN else kinds[: KINDS_SHOWN - 1]
     width = max((len(kind.label) for kind in shown), default=0)
     width = min(width, 50)
-    lines = [f"{kind.label:<{width}}  x{kind.count}  {clock_time(kind.longest_s)}" for kind in shown]
+    lines = [f"{kind.label:<{width}}  x{kind.tasks}  {clock_time(kind.longest_s)}" for kind in shown]
     if rest := kinds[len(shown) :]:
-        lines.append(f"and {sum(kind.count for kind in rest)} more of {len(rest)} other kinds")
+        lines.append(f"and {sum(kind.tasks for kind in rest)} more of {len(rest)} other kinds")
     return lines
 
 

@@ -40,6 +40,7 @@ it, or the campaign raised, or it was interrupted; 2 the input is wrong.
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--cores",
+    metavar="N",
     type=click.IntRange(min=1),
     envvar="RHAPSODY_CORES",
     show_envvar=True,
@@ -47,13 +48,20 @@ it, or the campaign raised, or it was interrupted; 2 the input is wrong.
 )
 @click.option(
     "--gpus",
+    metavar="N",
     type=click.IntRange(min=0),
     envvar="RHAPSODY_GPUS",
     show_envvar=True,
     help="GPUs that tasks may use; all that are found, unless given.",
 )
-@click.option("--backend", envvar="RHAPSODY_BACKEND", show_envvar=True, help="Runtime that executes the tasks.")
-@click.option("--name", help="First part of the run folder's name; the file's name, unless given.")
+@click.option(
+    "--backend",
+    metavar="NAME",
+    envvar="RHAPSODY_BACKEND",
+    show_envvar=True,
+    help="Runtime that executes the tasks; chosen for you, unless given.",
+)
+@click.option("--name", metavar="NAME", help="First part of the run folder's name; the file's name, unless given.")
 @click.option(
     "--placement",
     type=click.Choice(["pack", "spread"]),
@@ -61,6 +69,7 @@ it, or the campaign raised, or it was interrupted; 2 the input is wrong.
 )
 @click.option(
     "--runs",
+    metavar="DIR",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="RHAPSODY_RUNS",
     show_envvar=True,
@@ -75,7 +84,7 @@ it, or the campaign raised, or it was interrupted; 2 the input is wrong.
     help="Print the summary as JSON on standard output; what the campaign prints there goes to standard error.",
 )
 @click.pass_context
-def run(context: click.Context, campaign: Path, args: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+def run(context: click.Context, /, campaign: Path, args: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
     """Run a campaign on this machine, and show how far it is.
 
     CAMPAIGN is a Python file with `async def campaign(session, args)`. ARGS are passed to it as a list of texts: all

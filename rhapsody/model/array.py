@@ -37,7 +37,7 @@ class ArrayTask(Task):
 
     kind = "map"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one description of a task, all but two by keyword
         self,
         function: Callable[[Any], Any],
         items: Sequence[Any],

@@ -32,7 +32,9 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.delay_s < 0 or self.factor <= 0:
-            raise SpecError(f"{self} makes no sense: attempts must be at least 1, delay_s not negative, factor positive")
+            raise SpecError(
+                f"{self} makes no sense: attempts must be at least 1, delay_s not negative, factor positive"
+            )
         object.__setattr__(self, "causes", frozenset(Cause(cause) for cause in self.causes))
 
     def delay_before_next(self, attempt: int, failure: Failure) -> float | None:

@@ -152,7 +152,7 @@ class Task:
             raise SpecError(f"task {self.uid} was never submitted; pass it to Session.submit first")
         if self.state is not DONE and self.state not in type_error_for:
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self.watch(lambda _task: future.done() or future.set_result(None))
+            self.watch(lambda _task: None if future.done() else future.set_result(None))
             yield from future
         if self.state is DONE:
             return self
@@ -255,7 +255,7 @@ class ComputeTask(Task):
         when_dependency_fails: WhenDependencyFails = "fail",
     ) -> None:
         if (
-            env is cwd is timeout_s is after is retry is policy is None
+            env is cwd is timeout_s is after is retry is policy is None  # type: ignore[comparison-overlap]
             and not idempotent
             and not capture_stdio
             and when_dependency_fails == "fail"
@@ -300,14 +300,18 @@ def _refuse_payload(function: object, executable: object) -> NoReturn:
 
 def _require_uid(uid: str) -> None:
     if not isinstance(uid, str) or not _VALID_UID.fullmatch(uid):
-        raise SpecError(f"uid={uid!r} is no uid: letters, digits and ._+=@:- only, at most 200, a letter or digit first")
+        raise SpecError(
+            f"uid={uid!r} is no uid: letters, digits and ._+=@:- only, at most 200, a letter or digit first"
+        )
     if _RESERVED_UID.fullmatch(uid):
         raise SpecError(f"uid={uid!r} looks like one that RHAPSODY gives itself; choose another")
 
 
 def _require_options(options: TaskOptions) -> None:
     timeout_s = options.timeout_s
-    if timeout_s is not None and (isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s <= 0):
+    if timeout_s is not None and (
+        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s <= 0
+    ):
         raise SpecError(f"timeout_s={timeout_s!r} must be a positive number of seconds")
     for task in options.after:
         if not isinstance(task, Task):

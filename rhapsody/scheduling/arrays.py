@@ -21,7 +21,7 @@ FIRST_CHUNK = 4
 class _Run:
     """One range of items that was launched."""
 
-    __slots__ = ("failed", "left", "lease", "start", "stop")
+    __slots__ = ("failed", "lease", "left", "start", "stop")
 
     def __init__(self, start: int, stop: int, lease: Any) -> None:  # noqa: ANN401 - the scheduler's
         self.start = start

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rhapsody.model.allocation import NodeShape
 
 _REMEMBERED = 1 << 12
+"""So many bindings are remembered; the largest take a few KiB each."""
+_MASKS_REMEMBERED = 1 << 15
 
 
 class Topology:
@@ -22,9 +24,10 @@ class Topology:
         domains: The cores of each NUMA domain; cores that are in none form one of their own.
         near: For each GPU, the cores near it; nothing where that is unknown.
         local: For each GPU, the cores of the domains that its near cores lie in.
+        next_core: For a mask of free cores, the one that a rank of one core gets: as a mask, and its id in a tuple.
     """
 
-    __slots__ = ("cores", "domains", "gpus", "local", "near")
+    __slots__ = ("cores", "domains", "gpus", "local", "near", "next_core")
 
     def __init__(self, shape: NodeShape) -> None:
         self.cores = ((1 << shape.cores) - 1) & ~mask_of(shape.reserved_cores)
@@ -36,22 +39,7 @@ class Topology:
         self.domains = tuple(domain for domain in [*domains, rest] if domain)
         self.near = tuple(mask_of(cores) & self.cores for cores in shape.gpu_cores) or (0,) * shape.gpus
         self.local = tuple(_union(domain for domain in self.domains if domain & near) for near in self.near)
-
-    def core_from(self, free: int) -> int:
-        """Return one of the free cores, as a mask: the lowest of the smallest free domain."""
-        domains = self.domains
-        if len(domains) == 1:
-            return free & -free
-        least = free.bit_length() + 1
-        best = 0
-        for domain in domains:
-            here = free & domain
-            if here:
-                count = here.bit_count()
-                if count < least:
-                    least = count
-                    best = here
-        return best & -best
+        self.next_core = _NextCore(self)
 
     def cores_from(self, free: int, count: int) -> int:
         """Return free cores: the lowest of the smallest free domain that holds them, or across domains if none does."""
@@ -74,6 +62,21 @@ class Topology:
             chosen |= lowest(candidates, min(count - chosen.bit_count(), candidates.bit_count()))
         missing = count - chosen.bit_count()
         return chosen | self.cores_from(free & ~chosen, missing) if missing else chosen
+
+
+class _NextCore(dict[int, tuple[int, tuple[int]]]):
+    """Filled as it is asked, since the same few masks come again and again."""
+
+    def __init__(self, topology: Topology) -> None:
+        super().__init__()
+        self._topology = topology
+        self._answers = {1 << core: (1 << core, (core,)) for core in bits_of(topology.cores)}
+
+    def __missing__(self, free: int) -> tuple[int, tuple[int]]:
+        if len(self) >= _MASKS_REMEMBERED:
+            self.clear()
+        answer = self[free] = self._answers[self._topology.cores_from(free, 1)]
+        return answer
 
 
 class Binding(NamedTuple):
@@ -138,8 +141,8 @@ def bind_around(topology: Topology, gpus: int, ranks: int, cores_per_rank: int, 
     return Binding(tuple(bound), taken_cores, _union(mask_of(given) for _, given in bound))
 
 
-@lru_cache(maxsize=_REMEMBERED)
-def mask_of_tuple(ids: tuple[int, ...]) -> int:
+@lru_cache(maxsize=_MASKS_REMEMBERED)
+def mask_of_slot(ids: tuple[int, ...]) -> int:
     """Return the mask of a slot's ids; the same few come again and again."""
     return mask_of(ids)
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class _Group(NamedTuple):
-    """Nodes of one shape; named is the first."""
+    """Nodes of one shape; `name` is that of the first."""
 
     shape: NodeShape
     name: str
-    count: int
+    size: int
 
 
 class Capacity:
@@ -56,7 +56,7 @@ class Capacity:
     def holds(self, request: Resources, *, wrapping: bool, within: Iterable[int] | None = None) -> bool:
         """Return whether all ranks would fit if everything, or the nodes `within`, were free."""
         if within is None:
-            room = sum(group.count * ranks_on(group.shape, request, wrapping=wrapping) for group in self._groups)
+            room = sum(group.size * ranks_on(group.shape, request, wrapping=wrapping) for group in self._groups)
         else:
             room = sum(ranks_on(self._nodes[node].shape, request, wrapping=wrapping) for node in within)
         return room >= request.ranks
@@ -64,9 +64,9 @@ class Capacity:
     def _too_few_in_all(self, request: Resources, *, wrapping: bool) -> str | None:
         if self.holds(request, wrapping=wrapping):
             return None
-        room = [(group.count, ranks_on(group.shape, request, wrapping=wrapping)) for group in self._groups]
-        held = sum(count * ranks for count, ranks in room)
-        nodes = sum(count for count, _ in room)
+        room = [(group.size, ranks_on(group.shape, request, wrapping=wrapping)) for group in self._groups]
+        held = sum(size * ranks for size, ranks in room)
+        nodes = sum(size for size, _ in room)
         most = max(ranks for _, ranks in room)
         text = f"asked for {request}; {nodes} {'node holds' if nodes == 1 else 'nodes hold'} {held} of them"
         if request.ranks_per_node == most:
@@ -89,8 +89,8 @@ def ranks_on(shape: NodeShape, request: Resources, *, wrapping: bool) -> int:
 _ADVICE = "; ask for less per rank, or use larger nodes"
 
 
-def _largest(groups: list[_Group], size: Callable[[NodeShape], int]) -> _Group:
-    return max(groups, key=lambda group: size(group.shape))
+def _largest(groups: list[_Group], measure: Callable[[NodeShape], int]) -> _Group:
+    return max(groups, key=lambda group: measure(group.shape))
 
 
 def _too_few_cores(request: Resources, groups: list[_Group]) -> str | None:

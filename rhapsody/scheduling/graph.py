@@ -8,12 +8,10 @@ from rhapsody.errors import SpecError
 from rhapsody.model.arguments import find_tasks
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
-from rhapsody.model.task import ComputeTask
+from rhapsody.model.task import ComputeTask, Task
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
-
-    from rhapsody.model.task import Task
 
 _SCALARS = frozenset({int, float, bool, str, bytes, type(None), complex})
 
@@ -33,6 +31,11 @@ class Links:
         self.dependents: list[Task] = []
 
 
+def has_arguments(task: Task) -> bool:
+    """Return whether a task has anything in which others could be named, beyond its options."""
+    return type(task) is not ComputeTask or bool(task.args or task.kwargs or task.arguments)
+
+
 def dependencies_of(task: Task) -> list[Task]:
     """Return the tasks that a task names, each once: among its arguments, and in `after`."""
     found: list[Task] = []
@@ -44,15 +47,21 @@ def dependencies_of(task: Task) -> list[Task]:
         if task.kwargs:
             for value in task.kwargs.values():
                 found.extend(find_tasks(value))
-    elif isinstance(task, ArrayTask) and type(task.items) in (list, tuple):
-        nested = next((item for item in task.items if type(item) not in _SCALARS and any(find_tasks(item, 0))), None)
-        if nested is not None:
-            raise SpecError(
-                f"map over tasks (item {nested!r}): items are passed as they are; await the tasks and map over their"
-                " values, or submit one ComputeTask per task"
-            )
+    elif isinstance(task, ArrayTask):
+        _refuse_tasks_as_items(task)
     found.extend(task.options.after)
     return list(dict.fromkeys(found)) if found else found
+
+
+def _refuse_tasks_as_items(array: ArrayTask) -> None:
+    if type(array.items) not in (list, tuple):
+        return
+    for item in array.items:
+        if isinstance(item, Task):
+            raise SpecError(
+                f"map over tasks (item {item!r}): items are passed as they are; await the tasks and map over their"
+                " values, or submit one ComputeTask per task"
+            )
 
 
 def link(task: Task, dependencies: Iterable[Task]) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from rhapsody.errors import SpecError, unknown_name
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.policy import Policy, Retry
 from rhapsody.model.task import DEFAULT_OPTIONS, ComputeTask, Task
-from rhapsody.scheduling.graph import dependencies_of, require_acyclic, require_known
+from rhapsody.scheduling.graph import dependencies_of, has_arguments, require_acyclic, require_known
 from rhapsody.scheduling.placement import PLACEMENT_POLICIES
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rhapsody.scheduling.mapper import Mapper
 
 NEW = State.NEW
+_KINDS = frozenset({ComputeTask, ArrayTask})
 
 
 class Plan:
@@ -35,6 +36,12 @@ class Plan:
         self.numbers: Collection[int] = {task.number for task in tasks if isinstance(task, Task)}
         self.uids: set[str] = set()
         self.edges: dict[Task, Sequence[Task]] = {}
+
+
+def _refuse(task: Task) -> NoReturn:
+    if not isinstance(task, ComputeTask | ArrayTask):
+        raise SpecError(f"submit() takes tasks, not {task!r}; make a ComputeTask of it")
+    raise SpecError(f"task {task.uid} was submitted before; make a new ComputeTask to run it again")
 
 
 class Intake:
@@ -79,22 +86,17 @@ class Intake:
         """
         last: tuple[Resources | None, Policy | None] = (None, None)
         for task in tasks:
-            if not isinstance(task, ComputeTask | ArrayTask):
-                raise SpecError(f"submit() takes tasks, not {task!r}; make a ComputeTask of it")
-            if task.state is not NEW:
-                raise SpecError(f"task {task.uid} was submitted before; make a new ComputeTask to run it again")
+            if task.__class__ not in _KINDS or task.state is not NEW:
+                _refuse(task)
             options = task.options
             if task.resources is not last[0] or options.policy is not last[1]:
                 self._check_request(task)
                 last = (task.resources, options.policy)
             if task.given_uid is not None:
                 self._check_uid(task.given_uid, plan)
-            if type(task) is ComputeTask:
-                if task.executable is not None or task.resources.is_mpi:
-                    self._backend.check(task)
-                if not (task.args or task.kwargs or task.arguments or options is not DEFAULT_OPTIONS):
-                    continue
-            if dependencies := dependencies_of(task):
+            if type(task) is ComputeTask and (task.executable is not None or task.resources.is_mpi):
+                self._backend.check(task)
+            if (options is not DEFAULT_OPTIONS or has_arguments(task)) and (dependencies := dependencies_of(task)):
                 plan.edges[task] = dependencies
 
     def check_whole(self, tasks: Sequence[Task], plan: Plan, live: Collection[int]) -> None:
@@ -138,7 +140,9 @@ class Intake:
         if not (placement is None or isinstance(placement, str) or hasattr(placement, "choose")):
             raise SpecError(f"{where}: placement={placement!r} has no choose(); see rhapsody.abc.PlacementPolicy")
         retry = policy.retry
-        if isinstance(retry, bool) or not (retry is None or isinstance(retry, int) or hasattr(retry, "delay_before_next")):
+        if isinstance(retry, bool) or not (
+            retry is None or isinstance(retry, int) or hasattr(retry, "delay_before_next")
+        ):
             raise SpecError(f"{where}: retry={retry!r} is no number of attempts and no RetryPolicy")
         if policy.colocate_with is not None and not isinstance(policy.colocate_with, Task):
             raise SpecError(f"{where}: colocate_with={policy.colocate_with!r} must be a task")

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 
 from rhapsody.errors import SpecError
 from rhapsody.model.resources import SERIAL, Placement, Slot
-from rhapsody.scheduling.binding import Binding, FreeMasks, Topology, bind, bind_around, mask_of_tuple
+from rhapsody.scheduling.binding import Binding, FreeMasks, Topology, bind, bind_around, mask_of_slot
 from rhapsody.scheduling.capacity import Capacity, ranks_on
 from rhapsody.scheduling.nodes import FreeLayer, Grid, Layer
-from rhapsody.scheduling.placement import DEFAULT_PLACEMENT, placement_policy
+from rhapsody.scheduling.placement import DEFAULT_PLACEMENT, choose_nodes, placement_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from rhapsody.abc import PlacementPolicy
     from rhapsody.model.allocation import Allocation, NodeShape
     from rhapsody.model.policy import Policy
     from rhapsody.model.resources import Resources
@@ -29,31 +28,36 @@ _MOST_CHECKED = 4096
 
 
 class Mapper:
-    """Knows what is free, places requests and releases placements. No call walks over all nodes for one task.
+    """Knows what is free, places requests and releases placements.
+
+    No call walks over all nodes to place one task, except for what takes all of them: a request that wraps around.
 
     Args:
         allocation: The nodes; all of them are free at first.
     """
 
     def __init__(self, allocation: Allocation) -> None:
-        self._allocation = allocation
+        self._shapes = [node.shape for node in allocation.nodes]
         self._capacity = Capacity(allocation)
         self._verdicts: dict[tuple[Resources, bool], str | None] = {}
-        known: dict[NodeShape, Topology] = {}
-        shapes = [node.shape for node in allocation.nodes]
-        self._topologies = [known.get(shape) or known.setdefault(shape, Topology(shape)) for shape in shapes]
-        grid = Grid(known)
-        kinds = {shape: grid.kind_of(shape) for shape in known}
-        self._kinds = [kinds[shape] for shape in shapes]
+        self._topologies = _topologies(self._shapes)
+        self._grid = Grid(self._shapes)
         self._gpus = [topology.gpus for topology in self._topologies]
-        self._memory = [shape.memory_bytes for shape in shapes]
-        self._ordinary = Layer(grid, self._kinds, [t.cores for t in self._topologies], self._gpus, self._memory)
+        self._memory = [shape.memory_bytes for shape in self._shapes]
+        self._ordinary = self._layer([topology.cores for topology in self._topologies])
         self._shared: Layer | None = None
         self._both: Layer | None = None
+        self._usable_cores = self._ordinary.total
         self._free_gpus = allocation.gpus
-        self._one_core = grid.levels(SERIAL)[0]
-        self._core_step = grid.core_step
+        self._one_core = self._grid.levels(SERIAL)[0]
+        self._core_step = self._grid.core_step
         self._held: set[int] = set()
+        self._nodes_held: set[int] = set()
+
+    @property
+    def usable_cores(self) -> int:
+        """Cores that tasks can get, over all nodes."""
+        return self._usable_cores
 
     @property
     def free_cores(self) -> int:
@@ -87,8 +91,8 @@ class Mapper:
         """Bind the ranks of a request to free cores and GPUs, or return None when it does not fit now.
 
         One slot per rank, in rank order; the ranks of one node follow each other. What is bound stays so until
-        `release`. An oversubscribing request with more ranks than all cores of the allocation can take wraps around:
-        it waits until the second layer is all free, and its ranks share cores; placement policies are not asked.
+        `release`. An oversubscribing request with more ranks than the cores of all nodes can take wraps around: it
+        waits until the second layer is all free, and its ranks share cores; placement policies are not asked.
 
         Args:
             request: One that `check` accepted.
@@ -107,11 +111,14 @@ class Mapper:
             and not policy.oversubscribe
         ):
             return self._place_one_core()
-        if within is not None:
-            self._require_capacity(request, policy, within)
         found = self._find(request, policy, within)
         if found is not None:
             self._held.add(id(found))
+        elif within is not None and not self._capacity.holds(request, wrapping=policy.oversubscribe, within=within):
+            raise SpecError(
+                f"asked for {request} on the nodes of another task; those {len(within)} cannot hold it even when all"
+                " free; ask for less, or leave Policy.colocate_with out"
+            )
         return found
 
     def release(self, placement: Placement) -> None:
@@ -123,7 +130,7 @@ class Mapper:
         try:
             self._held.remove(id(placement))
         except KeyError:
-            raise RuntimeError(f"{placement} is not held; it was released before, or another mapper made it") from None
+            raise RuntimeError(f"{placement} is not held: it was released before, or comes from elsewhere") from None
         slots = placement.slots
         if placement.nodes_held:
             for node in placement.nodes_held:
@@ -131,9 +138,9 @@ class Mapper:
         elif len(slots) == 1 and self._shared is None and not slots[0].gpus and not placement.memory_bytes:
             self._release_cores(slots[0])
         else:
-            layer = self._shared if placement.shared and self._shared else self._ordinary
-            for node, binding in _by_node(slots):
-                self._flip(node, binding, layer, len(binding.ranks) * placement.memory_bytes)
+            own = self._shared if placement.shared and self._shared is not None else self._ordinary
+            for node, ranks, cores, gpus in _by_node(slots):
+                self._flip(node, own, cores, gpus, ranks * placement.memory_bytes)
 
     def _place_one_core(self) -> Placement | None:
         """Place one core on the fullest node: what `_find` would do, for the request that comes a million times."""
@@ -144,18 +151,18 @@ class Mapper:
         state = (hits & -hits).bit_length() - 1
         node = layer.buckets[state][-1]
         free = layer.free[node]
-        core = self._topologies[node].core_from(free)
+        core, core_ids = self._topologies[node].next_core[free]
         layer.free[node] = free ^ core
         layer.total -= 1
         layer.move(node, state - self._core_step)
-        placement = Placement((Slot(node, (core.bit_length() - 1,)),))
+        placement = Placement((Slot(node, core_ids),))
         self._held.add(id(placement))
         return placement
 
     def _release_cores(self, slot: Slot) -> None:
         layer = self._ordinary
         node, cores, _ = slot
-        layer.free[node] |= mask_of_tuple(cores)
+        layer.free[node] |= mask_of_slot(cores)
         layer.total += len(cores)
         layer.move(node, layer.state(node) + len(cores) * self._core_step)
 
@@ -164,90 +171,140 @@ class Mapper:
         if policy.oversubscribe and not self._capacity.holds(request, wrapping=False, within=within):
             return self._wrap_around(request, own, within)
         chooser = placement_policy(policy.placement)
-        for layer in (own,) if self._both is None else (self._both, own):
+        for layer in self._layers_for(request, own):
             if within is None and not self._may_fit(request, layer):
                 continue
-            chosen = _choose(chooser, request, layer, within, self._allocation)
+            chosen = choose_nodes(chooser, request, FreeLayer(layer, within), len(self._shapes))
             if chosen is not None:
                 return self._bind(request, chosen, own)
         return None
 
+    def _layers_for(self, request: Resources, own: Layer) -> tuple[Layer, ...]:
+        if self._both is None:
+            return (own,)
+        return (self._both,) if request.exclusive else (self._both, own)
+
     def _may_fit(self, request: Resources, layer: Layer) -> bool:
-        if request.ranks * request.cores_per_rank > layer.total or request.ranks * request.gpus_per_rank > self._free_gpus:
+        ranks = request.ranks
+        if ranks * request.cores_per_rank > layer.total or ranks * request.gpus_per_rank > self._free_gpus:
             return False
-        return request.ranks == 1 or layer.has_room(request)
+        return ranks == 1 or layer.has_room(request)
 
     def _bind(self, request: Resources, chosen: Sequence[tuple[int, int]], own: Layer) -> Placement:
+        preferred = own if self._both is None else self._both
         slots: list[Slot] = []
         for node, ranks in chosen:
-            best = (self._both or own).free[node]
-            free = FreeMasks(own.free[node], best, self._gpus[node])
+            free = FreeMasks(own.free[node], preferred.free[node], self._gpus[node])
             binding = bind(self._topologies[node], free, ranks, request.cores_per_rank, request.gpus_per_rank)
-            self._take(request, node, binding, own, slots)
+            self._take(request, node, binding, own)
+            slots.extend([Slot(node, cores, gpus) for cores, gpus in binding.ranks])
         return self._placement(request, slots, own)
 
     def _wrap_around(self, request: Resources, own: Layer, within: Collection[int] | None) -> Placement | None:
         """Give the ranks to all nodes in turn, a node's worth of cores at a time, and wrap them around its cores."""
         room: dict[int, int] = {}
-        for node in range(len(self._topologies)) if within is None else sorted(within):
-            if ranks_on(self._allocation.nodes[node].shape, request, wrapping=True):
+        for node in range(len(self._shapes)) if within is None else sorted(within):
+            if ranks_on(self._shapes[node], request, wrapping=True):
                 if own.free[node] != self._topologies[node].cores:
                     return None
-                room[node] = self._ranks_around(node, request)
+                room[node] = self._room_around(node, request)
         if sum(room.values()) < request.ranks:
             return None
         slots: list[Slot] = []
-        for node, ranks in _deal(request, room, self._topologies).items():
-            gpus = self._gpus[node]
-            binding = bind_around(self._topologies[node], gpus, ranks, request.cores_per_rank, request.gpus_per_rank)
-            self._take(request, node, binding, own, slots)
+        turns = {node: self._shapes[node].usable_cores // request.cores_per_rank for node in room}
+        for node, ranks in _deal(request.ranks, room, turns).items():
+            topology, gpus = self._topologies[node], self._gpus[node]
+            binding = bind_around(topology, gpus, ranks, request.cores_per_rank, request.gpus_per_rank)
+            self._take(request, node, binding, own)
+            slots.extend([Slot(node, cores, gpus_of_rank) for cores, gpus_of_rank in binding.ranks])
         return self._placement(request, slots, own)
 
-    def _ranks_around(self, node: int, request: Resources) -> int:
+    def _room_around(self, node: int, request: Resources) -> int:
         """Return how many ranks a node could take now if cores were no limit."""
-        if request.exclusive and not (self._both or self._ordinary).is_idle(node):
+        if request.exclusive and self._both is not None and not self._both.is_idle(node):
             return 0
         room = request.ranks_per_node or request.ranks
         if request.gpus_per_rank:
             room = min(room, self._gpus[node].bit_count() // request.gpus_per_rank)
         return min(room, self._memory[node] // request.memory_bytes) if request.memory_bytes else room
 
-    def _take(self, request: Resources, node: int, binding: Binding, own: Layer, slots: list[Slot]) -> None:
-        slots.extend([Slot(node, cores, gpus) for cores, gpus in binding.ranks])
+    def _take(self, request: Resources, node: int, binding: Binding, own: Layer) -> None:
         if request.exclusive:
             self._set_whole(node, free=False)
         else:
-            self._flip(node, binding, own, -len(binding.ranks) * request.memory_bytes)
+            self._flip(node, own, binding.cores, binding.gpus, -len(binding.ranks) * request.memory_bytes)
 
     def _placement(self, request: Resources, slots: list[Slot], own: Layer) -> Placement:
         held = tuple(dict.fromkeys(slot.node for slot in slots)) if request.exclusive else ()
         return Placement(tuple(slots), request.memory_bytes, held, shared=own is not self._ordinary)
 
-    def _flip(self, node: int, binding: Binding, own: Layer, memory: int) -> None:
-        """Take what is free or free what is taken; the sign of `memory` says which of the two."""
-        gpus = self._gpus[node]
-        self._gpus[node] = gpus ^ binding.gpus
-        self._free_gpus += self._gpus[node].bit_count() - gpus.bit_count()
+    def _flip(self, node: int, own: Layer, cores: int, gpus: int, memory: int) -> None:
+        """Take what is free or free what is taken; `memory` is added to what is free."""
+        if gpus:
+            before = self._gpus[node]
+            self._gpus[node] = before ^ gpus
+            self._free_gpus += self._gpus[node].bit_count() - before.bit_count()
         self._memory[node] += memory
-        own.set_free(node, own.free[node] ^ binding.cores)
+        own.set_free(node, own.free[node] ^ cores)
         if self._shared is not None and self._both is not None:
             other = self._ordinary if own is self._shared else self._shared
-            other.set_free(node, other.free[node])
+            other.set_free(node, other.free[node])  # its GPUs and memory changed
             self._both.set_free(node, own.free[node] & other.free[node])
 
     def _set_whole(self, node: int, *, free: bool) -> None:
+        """Free an exclusively held node, or take all of an idle one."""
         topology = self._topologies[node]
         gpus = topology.gpus if free else 0
         self._free_gpus += gpus.bit_count() - self._gpus[node].bit_count()
         self._gpus[node] = gpus
-        self._memory[node] = self._allocation.nodes[node].shape.memory_bytes if free else 0
+        self._memory[node] = self._shapes[node].memory_bytes if free else 0
         for layer in (self._ordinary, self._shared, self._both):
             if layer is not None:
                 layer.set_free(node, topology.cores if free else 0)
+        if free:
+            self._nodes_held.remove(node)
+        else:
+            self._nodes_held.add(node)
 
     def _share(self) -> Layer:
         """Return the layer of oversubscribing tasks, built at the first call."""
         if self._shared is None:
-            free = self._ordinary.free
-            nodes_held = [node for node, mask in enumerate(free) if not mask]
+            held = self._nodes_held
+            free = [0 if node in held else topology.cores for node, topology in enumerate(self._topologies)]
+            self._both = self._layer(list(self._ordinary.free))
+            self._shared = self._layer(free)
         return self._shared
+
+    def _layer(self, free: list[int]) -> Layer:
+        kinds = {shape: self._grid.kind_of(shape) for shape in set(self._shapes)}
+        return Layer(self._grid, [kinds[shape] for shape in self._shapes], free, self._gpus, self._memory)
+
+
+def _topologies(shapes: Sequence[NodeShape]) -> list[Topology]:
+    known = {shape: Topology(shape) for shape in set(shapes)}
+    return [known[shape] for shape in shapes]
+
+
+def _deal(ranks: int, room: Mapping[int, int], turns: Mapping[int, int]) -> dict[int, int]:
+    """Deal ranks to nodes, in each round at most `turns` to a node and never more than it has room for."""
+    dealt = dict.fromkeys(room, 0)
+    left = ranks
+    while left:
+        for node in room:
+            given = min(turns[node], room[node] - dealt[node], left)
+            dealt[node] += given
+            left -= given
+    return {node: given for node, given in dealt.items() if given}
+
+
+def _by_node(slots: Sequence[Slot]) -> Iterator[tuple[int, int, int, int]]:
+    """Yield node, ranks, cores and GPUs of each run of slots on the same node."""
+    node, ranks, cores, gpus = slots[0].node, 0, 0, 0
+    for slot in slots:
+        if slot.node != node:
+            yield node, ranks, cores, gpus
+            node, ranks, cores, gpus = slot.node, 0, 0, 0
+        ranks += 1
+        cores |= mask_of_slot(slot.cores)
+        gpus |= mask_of_slot(slot.gpus)
+    yield node, ranks, cores, gpus

@@ -1,8 +1,8 @@
 """What is free, indexed so that no question walks over all nodes.
 
-The state of a node is its number of free cores, of free GPUs, and its kind. A `Grid` numbers the states, a `Layer` keeps
-the nodes of each state in a bucket and one big integer with a bit per bucket that is not empty. To find a node is then to
-find a bit, whatever the number of nodes.
+The state of a node is its number of free cores, of free GPUs, and its kind. A `Grid` numbers the states; a `Layer` has
+the nodes of each state in a bucket, and one big integer with a bit for each bucket that is not empty. To find a node is
+then to find a bit, whatever the number of nodes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SPARE_ENTRIES = 64
 class Grid:
     """Numbers the states of nodes, fuller ones first: by free cores, then by free GPUs, then by kind.
 
-    A kind is a number of usable cores and of GPUs that some node has when it is idle. A set of states is an integer with
+    A kind is a number of usable cores and of GPUs that some node has when it is idle. A set of states is an integer,
     the bits of their numbers set.
 
     Attributes:
@@ -110,7 +110,19 @@ class Layer:
         buckets: The nodes of each state.
     """
 
-    __slots__ = ("_heaps", "_kinds", "_spots", "_states", "buckets", "free", "gpus", "grid", "memory", "occupied", "total")
+    __slots__ = (
+        "_heaps",
+        "_kinds",
+        "_spots",
+        "_states",
+        "buckets",
+        "free",
+        "gpus",
+        "grid",
+        "memory",
+        "occupied",
+        "total",
+    )
 
     def __init__(self, grid: Grid, kinds: Sequence[int], free: list[int], gpus: list[int], memory: list[int]) -> None:
         self.grid = grid
@@ -225,7 +237,7 @@ class Layer:
                 yield node
 
     def _heap(self, state: int) -> list[tuple[int, int]]:
-        """Return the heap of a bucket that is not empty: `(-free bytes, node)`, with entries no longer true among them."""
+        """Return the heap of a bucket that is not empty: `(-free bytes, node)`, outdated entries among them."""
         if self._heaps is None:
             self._heaps = {}
         heap = self._heaps.get(state)
@@ -247,8 +259,8 @@ class Layer:
 class FreeLayer:
     """A layer as placement policies see it: keeps `rhapsody.abc.FreeNodes`.
 
-    "Fullest" is what has room for the fewest ranks of the request and then the fewest free cores; "emptiest" is the
-    reverse.
+    Fullest is the node with room for the fewest ranks of the request, and among equals the one with the fewest free
+    cores; emptiest is the reverse. Memory decides whether a node is there at all, not where it stands.
 
     Args:
         layer: The layer.

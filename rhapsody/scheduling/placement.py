@@ -6,11 +6,16 @@ from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from rhapsody.errors import unknown_name
+from rhapsody.errors import SpecError, unknown_name
 from rhapsody.model.resources import Resources
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
     from rhapsody.abc import FreeNodes, PlacementPolicy
+
+    Choice: TypeAlias = Sequence[tuple[int, int]]
 
 DEFAULT_PLACEMENT = "pack"
 
@@ -67,6 +72,7 @@ class Spread:
 
 PLACEMENT_POLICIES: dict[str, PlacementPolicy] = {"pack": Pack(), "spread": Spread()}
 """What the names in `Policy.placement` stand for."""
+_BUILT_IN = frozenset({Pack, Spread})
 
 
 def placement_policy(placement: str | PlacementPolicy | None) -> PlacementPolicy:
@@ -93,3 +99,46 @@ def as_one_rank(request: Resources, ranks: int) -> Resources:
         memory_per_rank=ranks * request.memory_bytes,
         exclusive=request.exclusive,
     )
+
+
+def choose_nodes(policy: PlacementPolicy, request: Resources, free: FreeNodes, node_count: int) -> Choice | None:
+    """Return the `(node, ranks)` pairs that a policy chose, each node once, or None when it finds no room now.
+
+    Raises:
+        SpecError: A user's policy failed, or chose what cannot be.
+    """
+    if type(policy) in _BUILT_IN:
+        return policy.choose(request, free)
+    name = type(policy).__qualname__
+    try:
+        chosen = policy.choose(request, free)
+        ranks_on = None if chosen is None else _collect(chosen)
+    except Exception as exc:  # a user's code; whatever it raises is the answer to this request only
+        raise SpecError(f"placement policy {name} failed on {request}: {type(exc).__name__}: {exc}") from exc
+    if ranks_on is None:
+        return None
+    for node, ranks in ranks_on.items():
+        wrong = _fault(node, ranks, request, free, node_count)
+        if wrong:
+            raise SpecError(f"placement policy {name} chose {ranks!r} ranks on node {node!r}: {wrong}")
+    if sum(ranks_on.values()) != request.ranks:
+        raise SpecError(
+            f"placement policy {name} chose {sum(ranks_on.values())} ranks; the request has {request.ranks}"
+        )
+    return list(ranks_on.items())
+
+
+def _collect(chosen: Choice) -> dict[int, int]:
+    ranks_on: dict[int, int] = {}
+    for node, ranks in chosen:
+        ranks_on[node] = ranks_on.get(node, 0) + ranks
+    return ranks_on
+
+
+def _fault(node: object, ranks: object, request: Resources, free: FreeNodes, node_count: int) -> str:
+    if type(node) is not int or type(ranks) is not int or ranks < 1:
+        return "both must be whole numbers, and the ranks at least 1"
+    if not 0 <= node < node_count:
+        return f"the allocation has nodes 0 to {node_count - 1}"
+    room = free.ranks_that_fit(node, request)
+    return "" if ranks <= room else f"it can take {room} now"

@@ -227,9 +227,9 @@ class Placer:
         """Send more of the same to leases that run dry, or give their placements back."""
         for lease in leases:
             lease.hungry = False
-            if not (self._sent_more(lease) if not self.paused and self._queue.is_next(lease.line) else False):
-                if lease.open == 0:
-                    self._mapper.release(lease.placement)
+            may_go_on = not self.paused and self._queue.is_next(lease.line)
+            if not (may_go_on and self._sent_more(lease)) and lease.open == 0:
+                self._mapper.release(lease.placement)
 
     def _sent_more(self, lease: Lease) -> bool:
         line = lease.line

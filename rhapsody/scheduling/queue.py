@@ -30,7 +30,7 @@ class LineKey(NamedTuple):
         priority: Effective: the task's plus its policy's.
         request: What each asks for.
         policy: Effective policy.
-        alone: `CHUNKED` for functions, which may be handed over several at once; `SINGLY` for executables and MPI tasks;
+        alone: `CHUNKED` for functions, which may be handed over several at once; `SINGLY` for executables and MPI;
             for an array task, its number: it has a line of its own.
     """
 

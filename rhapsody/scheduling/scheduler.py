@@ -47,7 +47,7 @@ class Scheduler:
         notify: Called with one line for the user when something needs attention.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts it wires, each once
+    def __init__(
         self,
         backend: Backend,
         mapper: Mapper,
@@ -162,7 +162,7 @@ class Scheduler:
 
     # Hearing
 
-    def hear(self, reports: Sequence[Report]) -> None:
+    def hear(self, reports: Sequence[Report]) -> None:  # noqa: PLR0915 - a call per task would cost more than the rest
         """Take a backend's reports; see `rhapsody.abc.Listener`. The hot path."""
         live = self._live
         fresh: list[Task] = []
@@ -211,19 +211,21 @@ class Scheduler:
         """Take whatever is not the plain end of a plain task."""
         if isinstance(task, ArrayTask):
             self._hear_items(task, report, hungry)
-            return
-        if task.attempt != report.attempt or task.state not in (PLACED, RUNNING):
+        elif task.attempt != report.attempt or task.state not in (PLACED, RUNNING):
             return  # fenced: not the current attempt
-        if report.state is RUNNING:
-            if task.state is PLACED:
-                self._enter_running(task, report.started_ns)
-            return
-        task.lease.left(hungry)
-        if report.state is READY:
+        elif report.state is RUNNING:
+            self._enter_running(task, report.started_ns)
+        elif report.state is READY:
+            task.lease.left(hungry)
             task.lease.refill_at = 0
             self._take_back(task)
-            return
-        if report.started_ns and task.state is PLACED:
+        else:
+            task.lease.left(hungry)
+            self._settle(task, report)
+
+    def _settle(self, task: Task, report: Report) -> None:
+        """Take the end of an attempt."""
+        if report.started_ns:
             self._enter_running(task, report.started_ns)
         task.value, task.stdio = report.value, report.stdio
         if report.state is DONE:
@@ -233,6 +235,8 @@ class Scheduler:
         self._end(task, report.state, report.ended_ns or self._clock(), report.failure)
 
     def _enter_running(self, task: Task, started_ns: int) -> None:
+        if task.state is not PLACED:
+            return
         self._sink.entered(RUNNING, [task], started_ns)
         self._move(1, PLACED, RUNNING)
         task.state = RUNNING
@@ -241,23 +245,17 @@ class Scheduler:
     def _take_back(self, task: Task) -> None:
         """Queue a task again, at the front, that was launched and never started."""
         task.attempt -= 1
-        self._move(1, task.state, READY)
         if self._closed:
             self._end(task, CANCELED, self._clock(), Failure(Cause.CANCELED, self._closed))
             return
+        self._move(1, task.state, READY)
         task.state = READY
         self._sink.entered(READY, [task], self._clock())
         self._placer.join_front(task)
 
     def _tried_again(self, task: Task, report: Report) -> bool:
         """Queue a failed attempt's task once more where its policy says so; return whether it did."""
-        failure = report.failure
-        if self._closed or failure is None or report.state is CANCELED:
-            return False
-        policy = self._intake.retry_of(task)
-        delay_s = policy.delay_before_next(task.attempt, failure) if policy is not None else None
-        if delay_s is None and report.state is UNKNOWN and task.options.idempotent and task.attempt < _LOST_LIMIT:
-            delay_s = 0.0
+        delay_s = None if self._closed or report.state is CANCELED else self._delay_before_next(task, report)
         if delay_s is None:
             return False
         self.running.pop(task.number, None)
@@ -268,6 +266,20 @@ class Scheduler:
         else:
             self._make_ready([task], self._clock())
         return True
+
+    def _delay_before_next(self, task: Task, report: Report) -> float | None:
+        failure = report.failure
+        lost = report.state is UNKNOWN
+        if failure is None or (lost and not task.options.idempotent):
+            return None
+        policy = self._intake.retry_of(task)
+        if policy is None:
+            return 0.0 if lost and task.attempt < _LOST_LIMIT else None
+        try:
+            return policy.delay_before_next(task.attempt, failure)
+        except Exception as exc:  # noqa: BLE001 - a user's retry policy may raise anything
+            self._notify(f"the retry policy of task {task.uid} failed, so it is not tried again: {exc!r}")
+            return None
 
     def _wake(self, task: Task) -> None:
         """Queue a task whose delay before the next attempt is over."""
@@ -444,5 +456,3 @@ class Scheduler:
 
 def _weight(task: Task) -> int:
     return len(task) if isinstance(task, ArrayTask) else 1
-
-

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import rhapsody
@@ -32,6 +31,7 @@ from rhapsody.telemetry.journal import Journal, NullJournal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from pathlib import Path
     from types import TracebackType
 
     from rhapsody.abc import Backend, RetryPolicy
@@ -216,7 +216,9 @@ class Session:
             left = self._scheduler.tasks
             self._scheduler.cancel(left)
             if not await Countdown(left).wait(STOP_LIMIT_S):
-                self._notify(f"{len(self._scheduler.tasks)} tasks did not end within {STOP_LIMIT_S:g} s; ending them hard")
+                self._notify(
+                    f"{len(self._scheduler.tasks)} tasks did not end within {STOP_LIMIT_S:g} s; ending them hard"
+                )
         finally:
             try:
                 await self._backend.aclose()

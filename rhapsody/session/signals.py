@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,10 +23,6 @@ class Interrupts:
         on_stop: Called on the loop at the second Ctrl-C, or at SIGTERM; at most once.
     """
 
-    _entered: ClassVar[list[Interrupts]] = []
-    _found: ClassVar[dict[signal.Signals, Any]] = {}
-    """The handlers to put back."""
-
     def __init__(self, on_drain: Callable[[], None], on_stop: Callable[[], None]) -> None:
         self._on_drain = on_drain
         self._on_stop = on_stop
@@ -35,42 +31,51 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            if not self._entered:
-                _install(self._found)
-            self._entered.append(self)
+            if not _entered:
+                _install()
+            _entered.append(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self in self._entered:
-            self._entered.remove(self)
-            if not self._entered:
-                _put_back(self._found)
+        if self in _entered:
+            _entered.remove(self)
+            if not _entered:
+                _put_back()
 
-    @classmethod
-    def _hear(cls, signum: signal.Signals) -> None:
-        for each in tuple(cls._entered):
-            if signum == signal.SIGINT and not each._drained:
-                each._drained = True
-                each._on_drain()
-            elif not each._stopped:
-                each._drained = each._stopped = True
-                each._on_stop()
+    def hear(self, signum: signal.Signals) -> None:
+        """Take a signal; called on the loop."""
+        if signum == signal.SIGINT and not self._drained:
+            self._drained = True
+            self._on_drain()
+        elif not self._stopped:
+            self._drained = self._stopped = True
+            self._on_stop()
 
 
-def _install(found: dict[signal.Signals, Any]) -> None:
+_entered: list[Interrupts] = []
+_found: dict[signal.Signals, Any] = {}
+"""The handlers to put back."""
+
+
+def _install() -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGINT, signal.SIGTERM):
         handler = signal.getsignal(signum)
         # A handler made by `loop.add_signal_handler` cannot be put back: the loop forgets it when another is added.
         if handler in (signal.SIG_IGN, None) or getattr(handler, "__module__", "") == "asyncio.unix_events":
             continue
-        loop.add_signal_handler(signum, Interrupts._hear, signum)  # noqa: SLF001 - this module's own class
-        found[signum] = handler
+        loop.add_signal_handler(signum, _tell_all, signum)
+        _found[signum] = handler
 
 
-def _put_back(found: dict[signal.Signals, Any]) -> None:
+def _tell_all(signum: signal.Signals) -> None:
+    for each in tuple(_entered):
+        each.hear(signum)
+
+
+def _put_back() -> None:
     loop = asyncio.get_running_loop()
-    while found:
-        signum, handler = found.popitem()
+    while _found:
+        signum, handler = _found.popitem()
         loop.remove_signal_handler(signum)
         signal.signal(signum, handler)

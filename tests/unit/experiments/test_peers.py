@@ -24,7 +24,7 @@ def report(text):
     with open(order["result"], "w") as file:
         json.dump({"metrics": {"n": order["n"]}, "version": text, "waiting": ""}, file)
 def leave_daemon(path):
-    code = f"import os, time; open({path!r}, 'a').write(f'{os.getpid()} '); print(flush=True); time.sleep(600)"
+    code = f"import os, time; open({path!r}, 'a').write(f'{{os.getpid()}} '); print(flush=True); time.sleep(600)"
     daemon = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
     daemon.stdout.readline()
 """
@@ -118,11 +118,11 @@ def test_deadline_ends_a_hanging_script_and_its_daemons(stubborn: bool, tmp_path
         """,
     )
 
-    with pytest.raises(BackendError, match="not done within 2 s") as caught:
-        peers.run(PYTHON, path, order(tmp_path), deadline_s=2)
+    with pytest.raises(BackendError, match="not done within 3 s") as caught:
+        peers.run(PYTHON, path, order(tmp_path), deadline_s=3)
 
     started = [int(pid) for pid in pids.read_text().split()]
-    assert len(started) == 2
+    assert len(set(started)) == 2
     assert not [pid for pid in started if is_there(pid)]
     assert "hanging now" in str(caught.value)
 

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
@@ -11,13 +10,16 @@ from rhapsody.errors import SpecError
 from rhapsody.experiments.result import Reference, Result, Row, draw, ratios_to_peers
 from tests.requirements import needs_module
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def row(system: str, runs: list[float], **changes: Any) -> Row:
+
+def row(system: str, runs: list[float], **changes: Any) -> Row:  # noqa: ANN401
     fields = {"backend": system, "n": 64, "metric": "tasks_per_s", "unit": "1/s", **changes}
     return Row.of_runs(runs, system=system, **fields)
 
 
-def result(*rows: Row, **changes: Any) -> Result:
+def result(*rows: Row, **changes: Any) -> Result:  # noqa: ANN401
     fields: dict[str, Any] = {
         "benchmark": "throughput",
         "config": {"workers": 2},
