@@ -7,15 +7,14 @@ import marshal
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rhapsody.backends import wire
-from rhapsody.backends.processes import describe_exit, end_children
+from rhapsody.backends.processes import children, describe_exit, end_children
 
 if TYPE_CHECKING:
     import socket
@@ -55,8 +54,8 @@ class _Tail:
 class _Watch:
     """One running executable: its output, its end, and orders to end it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], control: Control, extra: dict[str, Any]) -> None:
-        self._process = process
+    def __init__(self, pid: int, control: Control, extra: dict[str, Any]) -> None:
+        self._pid = pid
         self._control = control
         self._grace_s: float = extra["grace_s"]
         timeout_s = extra.get("timeout_s")
@@ -65,31 +64,28 @@ class _Watch:
         self._kill_at: float | None = None
         self._tails: dict[int, _Tail] = {}
         self._poll = select.poll()
-        self._ended = os.pidfd_open(process.pid)
+        self._ended = os.pidfd_open(pid)
         self._poll.register(self._ended, select.POLLIN)
         self._poll.register(control.connection, select.POLLIN)
 
-    def follow(self, stream: IO[bytes] | None) -> _Tail:
-        """Keep the last of a stream from now on."""
-        tail = _Tail()
-        if stream is not None:
-            os.set_blocking(stream.fileno(), False)
-            self._tails[stream.fileno()] = tail
-            self._poll.register(stream, select.POLLIN)
+    def follow(self, descriptor: int) -> _Tail:
+        """Keep the last of what comes through a pipe from now on."""
+        tail = self._tails[descriptor] = _Tail()
+        self._poll.register(descriptor, select.POLLIN)
         return tail
 
-    def until_end(self) -> None:
-        """Return when the process has ended, by itself or on an order."""
+    def until_end(self) -> int:
+        """Return the exit code when the process has ended, by itself or on an order, and all that it started."""
         try:
             while not self._step():
                 pass
         finally:
             self._end_group(signal.SIGKILL)
-            end_children(keep=(self._process.pid,))
-            self._process.wait()
+            _, status = os.waitpid(self._pid, 0)
             os.close(self._ended)
         for descriptor, tail in self._tails.items():
             self._read(descriptor, tail)
+        return os.waitstatus_to_exitcode(status)
 
     def _step(self) -> bool:
         ready = {descriptor for descriptor, _ in self._poll.poll(self._wait_ms())}
@@ -127,7 +123,7 @@ class _Watch:
 
     def _end_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number)
+            os.killpg(self._pid, number)
 
     @staticmethod
     def _read(descriptor: int, tail: _Tail) -> bool:
@@ -149,34 +145,54 @@ def run(extra: dict[str, Any], control: Control) -> tuple[int, bytes]:
     Raises:
         OSError: The executable could not be started.
     """
-    capture = extra.get("capture")
-    targets: list[Any] = [subprocess.PIPE, subprocess.PIPE]
+    before = children()
     with contextlib.ExitStack() as stack:
-        if capture:
-            targets = [stack.enter_context(Path(capture + ending).open("wb")) for ending in (".out", ".err")]
-        process = _start(extra, targets)
-        stack.enter_context(process)
-        watch = _Watch(process, control, extra)
-        out, err = watch.follow(process.stdout), watch.follow(process.stderr)
-        watch.until_end()
-    stdio = (_last_of(capture + ".out"), _last_of(capture + ".err")) if capture else (out.text(), err.text())
-    return wire.RICH, marshal.dumps(_outcome(extra, process.returncode, watch.cause, stdio))
+        if capture := extra.get("capture"):
+            files = [stack.enter_context(Path(capture + ending).open("wb")) for ending in (".out", ".err")]
+            watch = _Watch(_start(extra, *(file.fileno() for file in files)), control, extra)
+            code = watch.until_end()
+            stdio = _last_of(capture + ".out"), _last_of(capture + ".err")
+        else:
+            out, err = _pipe(stack), _pipe(stack)
+            watch = _Watch(_start(extra, out[1], err[1]), control, extra)
+            tails = watch.follow(out[0]), watch.follow(err[0])
+            os.close(out[1])
+            os.close(err[1])
+            code = watch.until_end()
+            stdio = tails[0].text(), tails[1].text()
+    end_children(keep=before)
+    return wire.RICH, marshal.dumps(_outcome(extra, code, watch.cause, stdio))
 
 
-def _start(extra: dict[str, Any], targets: list[Any]) -> subprocess.Popen[bytes]:
-    with _affinity(extra.get("cpus")):
-        try:
-            return subprocess.Popen(  # noqa: S603 - running the user's executable is what this is for
-                extra["argv"],
-                stdin=subprocess.DEVNULL,
-                stdout=targets[0],
-                stderr=targets[1],
-                env={**os.environ, **(extra.get("env") or {})},
-                cwd=extra.get("cwd"),
-                start_new_session=True,
+def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
+    """Return a pipe: its end to read, not blocking and closed with the stack, and its end to write."""
+    reading, writing = os.pipe()
+    stack.callback(os.close, reading)
+    os.set_blocking(reading, False)  # noqa: FBT003 - positional only
+    return reading, writing
+
+
+def _start(extra: dict[str, Any], out: int, err: int) -> int:
+    """Start the executable as the leader of a session of its own; return its process id."""
+    argv = extra["argv"]
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_DUP2, out, 1),
+        (os.POSIX_SPAWN_DUP2, err, 2),
+    ]
+    try:
+        with surroundings({name: extra.get(name) for name in ("cpus", "env", "cwd")}):
+            return os.posix_spawnp(
+                argv[0],
+                argv,
+                os.environb,
+                file_actions=actions,
+                setsid=True,
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them, programs expect them
             )
-        except OSError as exc:
-            raise LaunchError(f"{extra['argv'][0]} did not start: {exc.strerror} ({exc.filename})") from exc
+    except OSError as exc:
+        where = f" in {extra['cwd']}" if extra.get("cwd") else ""
+        raise LaunchError(f"{argv[0]} did not start{where}: {exc.strerror}") from exc
 
 
 class LaunchError(Exception):

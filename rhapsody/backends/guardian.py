@@ -106,7 +106,6 @@ class Guardian:
         except BaseException:  # noqa: BLE001 - the last frame of a forked process: nothing may return into the guardian
             sys.stderr = sys.__stderr__  # the worker's own keeps what tasks print; this goes to the log
             sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
             os._exit(1)
         os._exit(0)
 

@@ -1,7 +1,7 @@
 """A worker process: connects to its pool, runs one function after another, and writes down each result at once.
 
-It never decides anything: the pool sends chunks, the worker runs their tasks in order. Each result goes into the
-outbox of the shared page before the next task starts (see `wire`), so whatever kills this process takes one task with it at most.
+It never decides anything: the pool sends chunks, the worker runs their tasks in order. Each result goes into the outbox
+of the shared page before the next task starts (see `wire`), so whatever kills this process takes one task with it.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def _session_for(file: Path, options: RunOptions, progress: Progress) -> Session
 def _tell(outcome: Outcome, file: Path, options: RunOptions) -> None:
     error = summary.error_text(outcome, file)
     if error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {error}\n", err=True)
     if outcome.opened and options.as_json:
         click.echo(summary.as_json(outcome, error))
     elif outcome.opened and not options.quiet:
