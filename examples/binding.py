@@ -14,7 +14,9 @@ import os
 from itertools import pairwise
 from typing import NamedTuple
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # a task has one core: NumPy must not start a thread for each of the node's
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # a task has one core: NumPy must not start a thread for each of the node's
 
 import numpy as np  # noqa: E402 - reads the variable when it is imported
 from numpy.typing import NDArray  # noqa: E402

@@ -21,7 +21,8 @@ import numpy as np
 import surrogate
 from binding import Array, Guest, Observation, anneal, estimate, exact, pull
 
-from rhapsody import ComputeTask, Policy, Resources
+from rhapsody import ComputeTask, Policy, Resources, State
+from rhapsody.telemetry.reader import read_events, read_tasks
 
 if TYPE_CHECKING:
     from rhapsody import Session, Task
@@ -54,7 +55,6 @@ class Search:
         """For each longer simulation's observation, the executable that looks at its poses."""
         self.kinds: Counter[str] = Counter()
         self.types: Counter[str] = Counter()
-        self.most_types_at_once = 0
         self.has_mpi = shutil.which("mpiexec") is not None and find_spec("mpi4py") is not None
         self.ranks = [ranks for ranks in RANKS if ranks <= session.allocation.usable_cores]
 
@@ -76,17 +76,15 @@ class Search:
         await self.submit(tasks)
         return observations
 
-    async def refine(self, number: int, observations: list[Task]) -> None:
-        """As a round's observations arrive, start the longer simulations of promising guests."""
+    async def refine(self, number: int, observations: list[Task]) -> list[Task]:
+        """As a round's observations arrive, start longer simulations of promising guests; return their observations."""
         places = {observation: place for place, observation in enumerate(observations)}
         longer: dict[int, Task] = {}
         async for observation in self.session.as_completed(observations):
-            running = {task.resources.task_type for task in self.session.running}
-            self.most_types_at_once = max(self.most_types_at_once, len(running))
             place, seen = places[observation], (await observation).return_value
             if place < len(self.ranks) and (self.best is None or seen.free_energy < self.best.free_energy + PROMISING):
                 longer[place] = await self.simulate_longer(seen.guest, self.ranks[place], [number, place])
-        self.known += [*observations, *(longer[place] for place in sorted(longer))]  # the same order in every run
+        return [longer[place] for place in sorted(longer)]  # in the same order in every run
 
     async def simulate_longer(self, guest: Guest, ranks: int, seed: list[int]) -> Task:
         """Start a simulation over MPI and what follows it; return the task whose value will be the observation."""
@@ -95,8 +93,8 @@ class Search:
             anneal,
             args=(guest, seed, str(poses)),
             resources=Resources(ranks=ranks, mpi=True) if self.has_mpi else Resources(),
-            # Ranks wait for each other at every stage: a few of them may share their cores with serial tasks.
-            policy=Policy(oversubscribe=ranks <= 3),
+            # Ranks wait for each other at every stage: a few may share their cores with serial tasks.
+            policy=Policy(oversubscribe=ranks <= 4),
             env={"OMPI_MCA_mpi_yield_when_idle": "1"},  # and while they wait they leave the core to others
             priority=1,
         )
@@ -112,7 +110,9 @@ class Search:
 
         What still runs is waited for by the training tasks, which depend on it, not by the campaign.
         """
-        members = [ComputeTask(surrogate.train, args=(self.known, lengths), priority=2) for lengths in surrogate.LENGTHS]
+        members = [
+            ComputeTask(surrogate.train, args=(self.known, lengths), priority=2) for lengths in surrogate.LENGTHS
+        ]
         belief = ComputeTask(surrogate.combine, args=(members,), priority=2)
         best = ComputeTask(surrogate.best, args=(belief,), priority=2)
         error = ComputeTask(surrogate.error, args=(belief, truth), priority=2)
@@ -135,11 +135,15 @@ async def campaign(session: Session, args: list[str]) -> None:
     ]
     print("round  observations  error of the surrogate  best guest so far: size, bond, free energy")
     for number in range(rounds):
-        await search.refine(number, running[number])
+        longer = await search.refine(number, running[number])
+        search.known += running[number]
         guests, error = await search.learn(truth)
         if number + 2 < rounds:
             running.append(await search.simulate(number + 2, guests))
         print(f"{number:5}  {len(search.known):12}  {error:19.2f} kT  {describe(search.best)}")
+        search.known += longer  # they still run: the next round learns from them
+    _, error = await search.learn(truth)
+    print(f"  end  {len(search.known):12}  {error:19.2f} kT  {describe(search.best)}")
     await session.wait()
     report(search, (await truth).return_value)
 
@@ -170,4 +174,23 @@ def report(search: Search, truth: list[Array]) -> None:
     counted = ", ".join(f"{count} {kind}" for kind, count in sorted(search.kinds.items()))
     print(f"Tasks:  {search.kinds.total()} ({counted}), and a map of {len(truth)} items")
     types = ", ".join(f"{name} ({count})" for name, count in sorted(search.types.items()))
-    print(f"Types:  {types}; {search.most_types_at_once} of them were seen running at the same time")
+    print(f"Types:  {types}")
+    if (search.session.run_dir / "journal").exists():
+        print(f"        up to {most_types_at_once(search.session.run_dir)} of them running at the same time")
+
+
+def most_types_at_once(run_dir: Path) -> int:
+    """Return how many types of tasks were running at the same time, at most: a fold over the journal's events."""
+    types = {task.uid: task.resources.task_type for task in read_tasks(run_dir)}
+    steps = {State.RUNNING: 1, State.DONE: -1}
+    events = sorted(
+        (event.time_ns, steps[event.state], types[event.uid])
+        for event in read_events(run_dir)
+        if event.state in steps and event.items is None
+    )
+    running: Counter[str] = Counter()
+    most = 0
+    for _, step, name in events:
+        running[name] += step
+        most = max(most, len(+running))
+    return most

@@ -1,6 +1,6 @@
 """Says in JSON where the beads of a simulated guest are: an executable, which knows nothing of RHAPSODY.
 
-    python look_at_poses.py POSES.npy
+python look_at_poses.py POSES.npy
 """
 
 from __future__ import annotations

@@ -75,7 +75,9 @@ def propose(belief: Belief, count: int) -> list[Guest]:
     chosen: list[Guest] = []
     for place in range(count):
         chosen.append(GRID[int(np.argmin(belief.mean - (1 + place) * deviation))])
-        deviation *= np.sqrt(1 - 0.98 * _kernel(GRID, chosen[-1:], (0.1, 0.1))[:, 0] ** 2)  # little is left to learn near it
+        deviation *= np.sqrt(
+            1 - 0.98 * _kernel(GRID, chosen[-1:], (0.1, 0.1))[:, 0] ** 2
+        )  # little is left to learn near it
     return chosen
 
 

@@ -9,18 +9,16 @@ import select
 import signal
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rhapsody.backends import wire
 from rhapsody.backends.processes import children, describe_exit, end_children
+from rhapsody.backends.tail import TAIL_BYTES, Tail
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
-
-TAIL_BYTES = 64 << 10
 
 
 class Control(Protocol):
@@ -34,23 +32,6 @@ class Control(Protocol):
         """Return the next message, or None."""
 
 
-class _Tail:
-    """The last bytes of a stream."""
-
-    def __init__(self) -> None:
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
-
-    def add(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self._size += len(data)
-        while self._size - len(self._pieces[0]) >= TAIL_BYTES:
-            self._size -= len(self._pieces.popleft())
-
-    def text(self) -> str:
-        return b"".join(self._pieces)[-TAIL_BYTES:].decode(errors="replace")
-
-
 class _Watch:
     """One running executable: its output, its end, and orders to end it."""
 
@@ -62,15 +43,15 @@ class _Watch:
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self.cause = ""
         self._kill_at: float | None = None
-        self._tails: dict[int, _Tail] = {}
+        self._tails: dict[int, Tail] = {}
         self._poll = select.poll()
         self._ended = os.pidfd_open(pid)
         self._poll.register(self._ended, select.POLLIN)
         self._poll.register(control.connection, select.POLLIN)
 
-    def follow(self, descriptor: int) -> _Tail:
+    def follow(self, descriptor: int) -> Tail:
         """Keep the last of what comes through a pipe from now on."""
-        tail = self._tails[descriptor] = _Tail()
+        tail = self._tails[descriptor] = Tail()
         self._poll.register(descriptor, select.POLLIN)
         return tail
 
@@ -126,7 +107,7 @@ class _Watch:
             os.killpg(self._pid, number)
 
     @staticmethod
-    def _read(descriptor: int, tail: _Tail) -> bool:
+    def _read(descriptor: int, tail: Tail) -> bool:
         """Read what is there; return whether more may come."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(descriptor, 1 << 16):
@@ -151,7 +132,7 @@ def run(extra: dict[str, Any], control: Control) -> tuple[int, bytes]:
             files = [stack.enter_context(Path(capture + ending).open("wb")) for ending in (".out", ".err")]
             watch = _Watch(_start(extra, *(file.fileno() for file in files)), control, extra)
             code = watch.until_end()
-            stdio = _last_of(capture + ".out"), _last_of(capture + ".err")
+            stdio = captured_tails(capture)
         else:
             out, err = _pipe(stack), _pipe(stack)
             watch = _Watch(_start(extra, out[1], err[1]), control, extra)
@@ -168,7 +149,7 @@ def _pipe(stack: contextlib.ExitStack) -> tuple[int, int]:
     """Return a pipe: its end to read, not blocking and closed with the stack, and its end to write."""
     reading, writing = os.pipe()
     stack.callback(os.close, reading)
-    os.set_blocking(reading, False)  # noqa: FBT003 - positional only
+    os.set_blocking(reading, False)
     return reading, writing
 
 
@@ -218,6 +199,11 @@ def _ended_text(extra: dict[str, Any], name: str, cause: str) -> str:
     if cause == "timeout":
         return f"{name} ran longer than timeout_s={extra['timeout_s']:g} and was ended"
     return f"{name} was cancelled while it ran"
+
+
+def captured_tails(capture: str) -> tuple[str, str]:
+    """Return the tails of the files that whole outputs went to."""
+    return _last_of(capture + ".out"), _last_of(capture + ".err")
 
 
 def _last_of(path: str) -> str:

@@ -161,12 +161,12 @@ class LocalBackend:
             raise TypeError(f"the local backend cannot run a {type(task).__name__}")
         extra = self._packer.extra_of(task, cpus)
         extra["name"] = task.label
-        folder = self._pool.folder / f"{task.number}.{task.attempt}"
         if task.executable is not None:
             program = [task.executable, *(str(replace_tasks(item, value_of)) for item in task.arguments)]
         else:
-            program = mpi_function.program(str(folder))
-            extra |= {"folder": str(folder), "payload": self._payload_of(task), "ranks": task.resources.ranks}
+            folder = str(self._pool.folder / f"{task.number}.{task.attempt}")
+            program = mpi_function.program(folder)
+            extra |= {"folder": folder, "payload": self._payload_of(task), "ranks": task.resources.ranks}
         if _is_mpi(task):
             extra |= self._through_mpi(program, assignment.placement, extra.get("env", {}))
         else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-import io
 import marshal
 import mmap
 import os
@@ -25,6 +24,7 @@ from rhapsody.backends import executables, mpi_function, wire
 from rhapsody.backends.campaign_module import CampaignFinder
 from rhapsody.backends.processes import adopt_orphans
 from rhapsody.backends.results import encode_failure, encode_value, pickle_value
+from rhapsody.backends.tail import TailWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,32 +35,6 @@ FLUSH_NS = 1_000_000
 _Extra = dict[str, Any]
 _forked: list[bool] = []
 """Not empty in a child that a task forked off: such a one never is a worker."""
-
-
-class Tail(io.StringIO):
-    """Stands in for standard output or error and keeps the last of what is printed."""
-
-    limit_bytes = 64 << 10
-    printed = False
-
-    def write(self, text: str) -> int:
-        """Keep the text; forget the oldest beyond twice the limit."""
-        self.printed = True
-        written = super().write(text)
-        if self.tell() > 2 * self.limit_bytes:
-            kept = self.getvalue()[-self.limit_bytes :]
-            self.seek(0)
-            self.truncate()
-            super().write(kept)
-        return written
-
-    def take(self) -> str:
-        """Return what was printed since the last time, its last 64 KiB at most."""
-        text = self.getvalue()[-self.limit_bytes :]
-        self.seek(0)
-        self.truncate()
-        self.printed = False
-        return text
 
 
 class Worker:
@@ -76,7 +50,7 @@ class Worker:
         self._flushed_ns = 0
         self._functions: dict[int, Callable[..., Any]] = {}
         self._blobs: dict[int, bytes] = {}
-        self._out, self._err = Tail(), Tail()
+        self._out, self._err = TailWriter(1), TailWriter(2)
         self._clock_offset_ns = 0
         self._inbox = bytearray()
 
@@ -132,7 +106,7 @@ class Worker:
             os.sched_setaffinity(0, welcome["cpus"])
         if welcome["campaign_file"]:
             sys.meta_path.insert(0, CampaignFinder(welcome["campaign_file"]))
-        sys.stdout, sys.stderr = self._out, self._err
+        sys.stdout, sys.stderr = self._out.as_text(), self._err.as_text()
 
     def _run_chunk(
         self,
@@ -195,7 +169,9 @@ class Worker:
         ended = time.monotonic_ns() + self._clock_offset_ns
         if _forked:
             os._exit(0)
-        if self._out.printed or self._err.printed:
+        if "capture" in extra and "argv" not in extra:
+            kind, data = _with_text(kind, data, *executables.captured_tails(extra["capture"]))
+        elif self._out.printed or self._err.printed:
             kind, data = self._with_output(kind, data)
         self._post(sequence, started, ended, kind, data)
         os.environ["RHAPSODY_ATTEMPT"] = "1"
@@ -268,15 +244,9 @@ class Worker:
             return marshal.dumps((first, len(values), None, kept, failed))
 
     def _with_output(self, kind: int, data: bytes) -> tuple[int, bytes]:
-        """Return a result with what the task printed."""
-        if kind in (wire.ITEMS, wire.LAST_ITEMS):
-            self._out.take()
-            self._err.take()
-            return kind, data
-        rich: dict[str, Any] = marshal.loads(data) if kind == wire.RICH else {"kind": kind, "value": data}  # noqa: S302 - our own
-        rich["stdout"] = rich.get("stdout", "") + self._out.take()
-        rich["stderr"] = rich.get("stderr", "") + self._err.take()
-        return wire.RICH, marshal.dumps(rich)
+        """Return a result with what the task printed; of array items it goes nowhere."""
+        out, err = self._out.take(), self._err.take()
+        return (kind, data) if kind in (wire.ITEMS, wire.LAST_ITEMS) else _with_text(kind, data, out, err)
 
     def _post(self, sequence: int, started: int, ended: int, kind: int, data: bytes) -> None:
         """Write a record into the outbox; one that does not fit goes out by itself."""
@@ -306,6 +276,14 @@ class Worker:
     def connection(self) -> socket.socket:
         """The socket to the pool, to be watched while an executable runs."""
         return self._connection
+
+
+def _with_text(kind: int, data: bytes, out: str, err: str) -> tuple[int, bytes]:
+    """Return a result with what was printed."""
+    rich: _Extra = marshal.loads(data) if kind == wire.RICH else {"kind": kind, "value": data}  # noqa: S302 - our own
+    rich["stdout"] = rich.get("stdout", "") + out
+    rich["stderr"] = rich.get("stderr", "") + err
+    return wire.RICH, marshal.dumps(rich)
 
 
 def run(address: str, token: bytes, worker_id: int) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rhapsody.cli.campaign import Campaign
     from rhapsody.cli.progress import Progress
 
-_INTERRUPTION = (asyncio.CancelledError, SessionClosedError, TaskCanceled)
+_INTERRUPTION = (asyncio.CancelledError, KeyboardInterrupt, SessionClosedError, TaskCanceled)
 """What a campaign raises because it was interrupted."""
 
 
@@ -141,6 +141,7 @@ async def execute(campaign: Campaign, args: Sequence[str], session: Session, pro
                 progress.remark(_opening_line(session))
                 await campaign(session, list(args))
     except BaseException as exc:  # noqa: BLE001 - a campaign may raise anything; the command says it and ends
+        outcome.interrupted |= isinstance(exc, KeyboardInterrupt)  # it broke into a blocked loop
         if not (_is_clean_exit(exc) or (outcome.interrupted and _follows_from_interruption(exc))):
             outcome.error = exc
     outcome.wall_s = time.monotonic() - began

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
+
+BLOCKED_AFTER_S = 1.0
+"""A loop that did not hear a signal for so long is blocked: the next Ctrl-C raises `KeyboardInterrupt` in it."""
 
 
 class Interrupts:
@@ -31,16 +36,11 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            if not _entered:
-                _install()
-            _entered.append(self)
+            _post.add(self)
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self in _entered:
-            _entered.remove(self)
-            if not _entered:
-                _put_back()
+        _post.discard(self)
 
     def hear(self, signum: signal.Signals) -> None:
         """Take a signal; called on the loop."""
@@ -52,30 +52,59 @@ class Interrupts:
             self._on_stop()
 
 
-_entered: list[Interrupts] = []
-_found: dict[signal.Signals, Any] = {}
-"""The handlers to put back."""
+class _Post:
+    """Brings signals to everyone who is entered; holds the process's handlers for that long."""
+
+    def __init__(self) -> None:
+        self._entered: list[Interrupts] = []
+        self._found: dict[signal.Signals, Any] = {}
+        """The handlers to put back."""
+        self._unheard_since: float | None = None
+
+    def add(self, interrupts: Interrupts) -> None:
+        if not self._entered:
+            self._install()
+        self._entered.append(interrupts)
+
+    def discard(self, interrupts: Interrupts) -> None:
+        if interrupts in self._entered:
+            self._entered.remove(interrupts)
+            if not self._entered:
+                self._put_back()
+
+    def _install(self) -> None:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(signum)
+            # One made by `loop.add_signal_handler` cannot be put back: the loop forgets it when another is added.
+            if handler in (signal.SIG_IGN, None) or getattr(handler, "__module__", "") == "asyncio.unix_events":
+                continue
+            loop.add_signal_handler(signum, self._deliver, signum)
+            signal.signal(signum, self._arrive)  # the loop hears of it all the same, through its wake-up socket
+            self._found[signum] = handler
+
+    def _put_back(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._unheard_since = None
+        while self._found:
+            signum, handler = self._found.popitem()
+            loop.remove_signal_handler(signum)
+            signal.signal(signum, handler)
+
+    def _arrive(self, signum: int, _frame: FrameType | None) -> None:
+        """See a signal between two instructions of the main thread, even when its loop is blocked."""
+        now = time.monotonic()
+        if self._unheard_since is None:
+            self._unheard_since = now
+        elif signum == signal.SIGINT and now - self._unheard_since >= BLOCKED_AFTER_S:
+            self._unheard_since = None
+            raise KeyboardInterrupt
+
+    def _deliver(self, signum: signal.Signals) -> None:
+        """Hear a signal on the loop."""
+        self._unheard_since = None
+        for each in tuple(self._entered):
+            each.hear(signum)
 
 
-def _install() -> None:
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        handler = signal.getsignal(signum)
-        # A handler made by `loop.add_signal_handler` cannot be put back: the loop forgets it when another is added.
-        if handler in (signal.SIG_IGN, None) or getattr(handler, "__module__", "") == "asyncio.unix_events":
-            continue
-        loop.add_signal_handler(signum, _tell_all, signum)
-        _found[signum] = handler
-
-
-def _tell_all(signum: signal.Signals) -> None:
-    for each in tuple(_entered):
-        each.hear(signum)
-
-
-def _put_back() -> None:
-    loop = asyncio.get_running_loop()
-    while _found:
-        signum, handler = _found.popitem()
-        loop.remove_signal_handler(signum)
-        signal.signal(signum, handler)
+_post = _Post()

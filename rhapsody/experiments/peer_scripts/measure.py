@@ -14,7 +14,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING or __package__:
     from rhapsody.experiments.peer_scripts import members
@@ -138,7 +138,7 @@ def drive_futures(
     *,
     wait_one: Callable[[Handle], object],
     wait_all: Callable[[list[Handle]], object],
-    check: Callable[[Handle], object],
+    values_of: Callable[[list[Handle]], list[Any]],
 ) -> dict[str, float]:
     """Measure a system that takes one task per call and gives something to wait for.
 
@@ -147,7 +147,7 @@ def drive_futures(
         submit: Submits one no-op.
         wait_one: Returns when that one has ended.
         wait_all: Returns when all given have ended.
-        check: Raises if the task has failed; called after the clocks were stopped.
+        values_of: Returns values or exit codes; called after the clocks were stopped.
     """
     wait_all([submit() for _ in range(WARM_UP_TASKS_PER_WORKER * order.workers)])
     if order.mode == "latency":
@@ -162,8 +162,7 @@ def drive_futures(
     handles = [submit() for _ in range(order.n)]
     wait_all(handles)
     meter.stop()
-    for handle in handles:
-        check(handle)
+    require_values(order, values_of(handles))
     return meter.metrics(order.n)
 
 
@@ -173,7 +172,7 @@ async def drive_batches(
     *,
     run_one: Callable[[Handle], Awaitable[object]],
     run_all: Callable[[list[Handle]], Awaitable[object]],
-    check: Callable[[Handle], object],
+    values_of: Callable[[list[Handle]], list[Any]],
 ) -> dict[str, float]:
     """Measure a system on asyncio that takes a list of task objects.
 
@@ -182,7 +181,7 @@ async def drive_batches(
         make: Makes one task object.
         run_one: Submits a task and returns when it has ended.
         run_all: Submits all given and returns when all have ended.
-        check: Raises if the task has failed; called after the clocks were stopped.
+        values_of: Returns values or exit codes; called after the clocks were stopped.
     """
     await run_all([make() for _ in range(WARM_UP_TASKS_PER_WORKER * order.workers)])
     if order.mode == "latency":
@@ -197,9 +196,16 @@ async def drive_batches(
     tasks = [make() for _ in range(order.n)]
     await run_all(tasks)
     meter.stop()
-    for task in tasks:
-        check(task)
+    require_values(order, values_of(tasks))
     return meter.metrics(order.n, "executable" if order.mode == "executables" else "task")
+
+
+def require_values(order: Order, values: list[Any]) -> None:
+    """Refuse a run in which not every no-op has returned 1, or not every program has exited with 0."""
+    expected = 0 if order.mode == "executables" else 1
+    wrong = [value for value in values if value != expected]
+    if wrong or len(values) != order.n:
+        raise RuntimeError(f"{len(values)} of {order.n} ended, {len(wrong)} without {expected!r} but e.g. {wrong[:3]}")
 
 
 def _own_cpu_s() -> float:

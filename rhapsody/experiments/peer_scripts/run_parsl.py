@@ -15,8 +15,9 @@ else:
     import measure
 
 
-def noop() -> None:
-    """Do nothing."""
+def noop() -> int:
+    """Do nothing but return what a no-op has to."""
+    return 1
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
             parsl.python_app(noop),
             wait_one=concurrent.futures.Future.result,
             wait_all=concurrent.futures.wait,
-            check=concurrent.futures.Future.result,
+            values_of=lambda futures: [future.result() for future in futures],
         )
     waiting = "one app call per task, concurrent.futures.wait(all)"
     measure.write_report(order, metrics, version=parsl.__version__, waiting=waiting)

@@ -8,7 +8,7 @@ import gc
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import rhapsody
 from rhapsody import ComputeTask, Session
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 TICK_S = 0.001
 
 
-def noop() -> None:
-    """Do nothing."""
+def noop() -> int:
+    """Do nothing but return what a no-op has to."""
+    return 1
 
 
-def noop_of(_item: int) -> None:
+def noop_of(item: int) -> int:
     """Do nothing with an item."""
+    return item
 
 
 def wait_for_lock(path: str) -> None:
@@ -48,10 +50,13 @@ def make_executable() -> ComputeTask:
     return ComputeTask(executable=measure.PROGRAM)
 
 
-def check(task: ComputeTask) -> None:
-    """Raise if the task has failed."""
-    if task.state != "DONE":
-        raise RuntimeError(f"{task.uid} ended {task.state}: {task.failure}")
+def values_of(tasks: list[ComputeTask]) -> list[Any]:
+    """Return values of functions and exit codes of programs; of failed tasks, why."""
+    return [_value_of(task) if task.state == "DONE" else task.failure for task in tasks]
+
+
+def _value_of(task: ComputeTask) -> Any:  # noqa: ANN401 - whatever the function returned
+    return task.return_value if task.executable is None else task.exit_code
 
 
 async def tasks(session: Session, order: measure.Order) -> dict[str, float]:
@@ -66,7 +71,7 @@ async def tasks(session: Session, order: measure.Order) -> dict[str, float]:
         await session.wait(tasks)
 
     make = make_executable if order.mode == "executables" else make_function
-    return await measure.drive_batches(order, make, run_one=run_one, run_all=run_all, check=check)
+    return await measure.drive_batches(order, make, run_one=run_one, run_all=run_all, values_of=values_of)
 
 
 async def mapped(session: Session, order: measure.Order) -> dict[str, float]:
@@ -77,8 +82,8 @@ async def mapped(session: Session, order: measure.Order) -> dict[str, float]:
     array = await session.map(noop_of, range(order.n))
     await session.wait([array])
     meter.stop()
-    if array.state != "DONE" or len(array.value) != order.n:
-        raise RuntimeError(f"{array.uid} ended {array.state}: {array.failure}")
+    if array.value != list(range(order.n)):
+        raise RuntimeError(f"{array.uid} ended {array.state}, and not with the values of all items: {array.failure}")
     return meter.metrics(order.n, "item")
 
 
@@ -96,10 +101,8 @@ async def memory(session: Session, order: measure.Order) -> dict[str, float]:
             raise RuntimeError("tasks ran although all workers were blocked")
         fcntl.flock(file, fcntl.LOCK_UN)
         await session.wait()
-    for task in waiting:
-        check(task)
+    measure.require_values(order, values_of(waiting))
     waiting.clear()
-    del task
     finished = resident_bytes() - before
     return {"bytes_per_queued_task": queued / order.n, "bytes_per_finished_task": finished / order.n}
 
@@ -109,8 +112,7 @@ async def loop_block(session: Session, order: measure.Order) -> dict[str, float]
     many = [make_function() for _ in range(order.n)]
     submitting = await longest_gap_ms(lambda: session.submit(many))
     running = await longest_gap_ms(lambda: session.wait(many))
-    for task in many:
-        check(task)
+    measure.require_values(order, values_of(many))
     return {"longest_gap_submitting_ms": submitting, "longest_gap_running_ms": running}
 
 

@@ -42,7 +42,7 @@ def parse_nothing() -> None:
         raise RuntimeError("no input") from exc
 
 
-def test_wrong_input_is_told_with_the_line_of_the_file_that_led_to_it():
+def test_wrong_input_is_told_with_the_line_of_the_file_that_led_to_it() -> None:
     error = raised(ask_for_no_ranks)
 
     text = explain(error, HERE)
@@ -50,7 +50,7 @@ def test_wrong_input_is_told_with_the_line_of_the_file_that_led_to_it():
     assert text == f"test_faults.py:{line_of('# here')}: Resources.ranks=0 must be at least 1"
 
 
-def test_error_that_does_not_come_through_the_file_names_no_line():
+def test_error_that_does_not_come_through_the_file_names_no_line() -> None:
     error = raised(fail, BackendError("the runtime is gone"))
 
     text = explain(error, Path("/elsewhere/study.py"))
@@ -58,7 +58,7 @@ def test_error_that_does_not_come_through_the_file_names_no_line():
     assert text == "the runtime is gone"
 
 
-def test_traceback_shows_neither_the_standard_library_nor_rhapsody():
+def test_traceback_shows_neither_the_standard_library_nor_rhapsody() -> None:
     error = raised(asyncio.run, coroutine_that_fails())
 
     text = explain(error)
@@ -73,7 +73,7 @@ async def coroutine_that_fails() -> float:
     return 1 / 0
 
 
-def test_traceback_shows_the_exception_it_was_raised_from():
+def test_traceback_shows_the_exception_it_was_raised_from() -> None:
     text = explain(raised(parse_nothing))
 
     assert "json.decoder.JSONDecodeError: Expecting value" in text
@@ -81,13 +81,13 @@ def test_traceback_shows_the_exception_it_was_raised_from():
     assert text.endswith("RuntimeError: no input")
 
 
-def test_error_that_comes_through_no_file_of_the_users_is_told_whole_as_a_defect():
+def test_error_that_comes_through_no_file_of_the_users_is_told_whole_as_a_defect() -> None:
     error = SystemError("broken")
 
     assert explain(error) == "RHAPSODY itself failed; please report this\nSystemError: broken"
 
 
-def test_failed_task_is_told_with_its_traceback_once_when_several_failed_in_a_group():
+def test_failed_task_is_told_with_its_traceback_once_when_several_failed_in_a_group() -> None:
     remote = "Traceback (most recent call last):\n  File 'dock.py', line 3\nValueError: no pose"
     failures = []
     for number in (1, 2):
@@ -101,7 +101,7 @@ def test_failed_task_is_told_with_its_traceback_once_when_several_failed_in_a_gr
     assert "direct cause" not in text
 
 
-def test_exception_alone_in_groups_is_told_as_if_it_were_in_none():
+def test_exception_alone_in_groups_is_told_as_if_it_were_in_none() -> None:
     inner = SpecError("wrong")
     group = ExceptionGroup("outer", [ExceptionGroup("inner", [inner])])
 
@@ -109,7 +109,7 @@ def test_exception_alone_in_groups_is_told_as_if_it_were_in_none():
     assert exit_code_of(group) == 2
 
 
-def test_exit_code_is_2_for_wrong_input_and_1_for_the_rest():
+def test_exit_code_is_2_for_wrong_input_and_1_for_the_rest() -> None:
     assert exit_code_of(SpecError("")) == 2
     assert exit_code_of(BackendError("")) == 1
     assert exit_code_of(ValueError("")) == 1

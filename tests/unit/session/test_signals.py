@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from rhapsody.session import signals
 from rhapsody.session.signals import Interrupts
 from tests.eventually import eventually
 
@@ -29,7 +30,7 @@ def send(*signums: signal.Signals) -> None:
         os.kill(os.getpid(), signum)
 
 
-async def test_first_ctrl_c_drains():
+async def test_first_ctrl_c_drains() -> None:
     heard = Heard()
 
     with heard.interrupts():
@@ -39,7 +40,7 @@ async def test_first_ctrl_c_drains():
     assert heard.calls == ["drain"]
 
 
-async def test_second_ctrl_c_stops():
+async def test_second_ctrl_c_stops() -> None:
     heard = Heard()
 
     with heard.interrupts():
@@ -49,7 +50,7 @@ async def test_second_ctrl_c_stops():
     assert heard.calls == ["drain", "stop"]
 
 
-async def test_sigterm_stops_at_once():
+async def test_sigterm_stops_at_once() -> None:
     heard = Heard()
 
     with heard.interrupts():
@@ -59,7 +60,7 @@ async def test_sigterm_stops_at_once():
     assert heard.calls == ["stop"]
 
 
-async def test_signals_after_the_stop_are_swallowed():
+async def test_signals_after_the_stop_are_swallowed() -> None:
     heard, later = Heard(), Heard()
 
     with heard.interrupts():
@@ -72,7 +73,7 @@ async def test_signals_after_the_stop_are_swallowed():
     assert heard.calls == ["stop"]
 
 
-async def test_ctrl_c_reaches_everyone_who_listens():
+async def test_ctrl_c_reaches_everyone_who_listens() -> None:
     outer, inner = Heard(), Heard()
 
     with outer.interrupts(), inner.interrupts():
@@ -82,7 +83,7 @@ async def test_ctrl_c_reaches_everyone_who_listens():
     assert outer.calls == inner.calls == ["drain"]
 
 
-async def test_ctrl_c_is_still_heard_after_the_first_of_two_has_left():
+async def test_ctrl_c_is_still_heard_after_the_first_of_two_has_left() -> None:
     first, second = Heard(), Heard()
     leaving = first.interrupts()
     leaving.__enter__()
@@ -96,7 +97,7 @@ async def test_ctrl_c_is_still_heard_after_the_first_of_two_has_left():
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-async def test_handlers_found_are_back_afterwards(signum: signal.Signals):
+async def test_handlers_found_are_back_afterwards(signum: signal.Signals) -> None:
     before = signal.getsignal(signum)
 
     with Heard().interrupts():
@@ -106,7 +107,7 @@ async def test_handlers_found_are_back_afterwards(signum: signal.Signals):
     assert signal.getsignal(signum) is before
 
 
-async def test_ignored_signal_stays_ignored():
+async def test_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with Heard().interrupts():
@@ -117,7 +118,7 @@ async def test_ignored_signal_stays_ignored():
     assert during is signal.SIG_IGN
 
 
-async def test_handler_that_the_application_has_on_its_loop_is_left_alone():
+async def test_handler_that_the_application_has_on_its_loop_is_left_alone() -> None:
     application: list[str] = []
     before = signal.getsignal(signal.SIGTERM)
     loop = asyncio.get_running_loop()
@@ -134,7 +135,7 @@ async def test_handler_that_the_application_has_on_its_loop_is_left_alone():
     assert heard.calls == []
 
 
-def test_nothing_is_installed_outside_of_the_main_thread():
+def test_nothing_is_installed_outside_of_the_main_thread() -> None:
     before = signal.getsignal(signal.SIGINT)
     seen: list[object] = []
 
@@ -147,3 +148,13 @@ def test_nothing_is_installed_outside_of_the_main_thread():
     thread.join()
 
     assert seen == [before]
+
+
+async def test_ctrl_c_breaks_into_a_loop_that_has_not_heard_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "BLOCKED_AFTER_S", 0.0)
+    heard = Heard()
+
+    with heard.interrupts(), pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT, signal.SIGINT)  # the loop cannot run in between
+
+    assert heard.calls == []
