@@ -1,8 +1,8 @@
 """How strongly does a guest molecule bind to a host? Two simulations, and the exact answer to compare with.
 
-The guest is a dumbbell: two beads of a given size on a spring of a given length. The host is a rigid cage of eighteen atoms
-with a narrow waist. Energies are in units of kT, lengths in units of the model. The binding free energy compares a guest
-that feels the host with one that does not; a wall keeps both near the cage.
+The guest is a dumbbell: two beads of a given size on a spring of a given length. The host is a rigid cage of eighteen
+atoms with a narrow waist. Energies are in units of kT, lengths in units of the model. The binding free energy compares a
+guest that feels the host with one that does not; a wall keeps both near the cage.
 
 Both simulations switch the host on, step by step, and return the table of mean Boltzmann factors by stage and block of
 walkers, from which `estimate` makes a free energy with its error.
@@ -14,12 +14,10 @@ import os
 from itertools import pairwise
 from typing import NamedTuple
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # a task has one core: NumPy must not start a thread for each of the node's
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a task has one core; NumPy reads this when it is imported
 
-import numpy as np  # noqa: E402 - reads the variable when it is imported
-from numpy.typing import NDArray  # noqa: E402
+import numpy as np
+from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
@@ -126,7 +124,7 @@ def estimate(guest: Guest, tables: list[Array]) -> Observation:
 
 
 def exact(size: float, bonds: Array) -> Array:
-    """Return the free energy of guests with beads of one size and several bonds, by sums over all positions on a grid."""
+    """Return the free energies of guests of one size and several bonds, by sums over all positions on a grid."""
     axis = (np.arange(36) - 18) * 0.23
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
     distance = np.linalg.norm(grid, axis=-1)

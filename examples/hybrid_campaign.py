@@ -2,9 +2,10 @@
 
     rhapsody run examples/hybrid_campaign.py --cores 8
 
-Rounds of candidates overlap. Each candidate gets serial simulations; what looks promising also gets a longer one over MPI,
-and an executable that looks at its poses. Once a round is known, an ensemble of surrogates is trained on all that is there,
-and proposes the round after the next: the next one runs meanwhile, so nothing ever stands still.
+Every candidate gets serial simulations; as soon as one looks promising it gets a longer simulation over MPI, and an
+executable looks at the poses of that. When all candidates of a round are known, an ensemble of surrogates learns from
+them and proposes the round after the next one. The next one runs meanwhile, and so do the longer simulations, so that
+the machine never waits for a round to end.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ import sys
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import surrogate
-from binding import Array, Guest, Observation, anneal, estimate, exact, pull
+from binding import Array, Guest, Observation, anneal, estimate, pull
 
 from rhapsody import ComputeTask, Policy, Resources, State
 from rhapsody.telemetry.reader import read_events, read_tasks
@@ -33,119 +34,123 @@ CANDIDATES = 8
 PULLS = 7
 """Serial simulations of each guest."""
 RANKS = (6, 4, 3, 2, 1)
-"""MPI ranks for the longer simulation of a round's first guests, the most promising first."""
+"""MPI ranks of the longer simulation for each of a round's first guests."""
 PROMISING = 1.5
-"""A free energy within so many kT of the best one deserves the longer simulation."""
+"""A free energy within so many kT of the best one deserves a longer simulation."""
 LOOK_AT_POSES = Path(__file__).with_name("look_at_poses.py")
 
 
 class Search:
-    """The state of the search, and what it submits.
+    """What is known, and the tasks that find out more.
 
     Attributes:
-        known: Tasks whose values are observations: what the surrogates learn from.
-        best: The guest that is expected to bind best, after the last round that was learnt from.
+        known: Tasks whose values are the observations to learn from.
+        looks: For each longer simulation's observation, the executable that looks at its poses.
+        has_mpi: Whether functions can run over MPI here.
     """
 
     def __init__(self, session: Session) -> None:
-        self.session = session
         self.known: list[Task] = []
-        self.best: Observation | None = None
         self.looks: dict[Task, Task] = {}
-        """For each longer simulation's observation, the executable that looks at its poses."""
-        self.kinds: Counter[str] = Counter()
-        self.types: Counter[str] = Counter()
         self.has_mpi = shutil.which("mpiexec") is not None and find_spec("mpi4py") is not None
-        self.ranks = [ranks for ranks in RANKS if ranks <= session.allocation.usable_cores]
-
-    async def submit(self, tasks: list[ComputeTask]) -> None:
-        """Submit tasks, and count them."""
-        await self.session.submit(tasks)
-        self.kinds.update(kind_of(task) for task in tasks)
-        self.types.update(task.resources.task_type for task in tasks)
+        self.types: Counter[str] = Counter()
+        self.kinds: Counter[str] = Counter()
+        self._session = session
+        self._ranks = [ranks for ranks in RANKS if ranks <= session.allocation.usable_cores]
+        self._promising_below = float("inf")
 
     async def simulate(self, number: int, guests: list[Guest]) -> list[Task]:
         """Start a round's serial simulations; return the tasks whose values will be the guests' observations."""
-        tasks: list[Task] = []
+        tasks: list[ComputeTask] = []
         observations: list[Task] = []
         for place, guest in enumerate(guests):
             pulls = [ComputeTask(pull, args=(guest, [number, place, copy])) for copy in range(PULLS)]
-            observation = ComputeTask(estimate, args=(guest, pulls))  # gets the values of the pulls
+            observation = ComputeTask(estimate, args=(guest, pulls))  # it will get the values of the pulls
             tasks += [*pulls, observation]
             observations.append(observation)
-        await self.submit(tasks)
+        await self._submit(tasks)
         return observations
 
     async def refine(self, number: int, observations: list[Task]) -> list[Task]:
-        """As a round's observations arrive, start longer simulations of promising guests; return their observations."""
-        places = {observation: place for place, observation in enumerate(observations)}
-        longer: dict[int, Task] = {}
-        async for observation in self.session.as_completed(observations):
-            place, seen = places[observation], (await observation).return_value
-            if place < len(self.ranks) and (self.best is None or seen.free_energy < self.best.free_energy + PROMISING):
-                longer[place] = await self.simulate_longer(seen.guest, self.ranks[place], [number, place])
-        return [longer[place] for place in sorted(longer)]  # in the same order in every run
+        """As a round's observations arrive, start longer simulations; return the tasks with their observations."""
+        longer: dict[Task, Task] = {}
+        async for observation in self._session.as_completed(observations):
+            await observation  # raises if it failed
+            place = observations.index(observation)
+            seen = observation.return_value
+            if place < len(self._ranks) and seen.free_energy < self._promising_below:
+                longer[observation] = await self._simulate_longer(seen.guest, self._ranks[place], [number, place])
+        return [longer[observation] for observation in observations if observation in longer]
 
-    async def simulate_longer(self, guest: Guest, ranks: int, seed: list[int]) -> Task:
-        """Start a simulation over MPI and what follows it; return the task whose value will be the observation."""
-        poses = self.session.run_dir / "results" / f"poses-{seed[0]}-{seed[1]}.npy"
+    async def _simulate_longer(self, guest: Guest, ranks: int, seed: list[int]) -> Task:
+        """Start a longer simulation and what follows it; return the task whose value will be the observation."""
+        poses = self._session.run_dir / "results" / f"poses-{seed[0]}-{seed[1]}.npy"
         simulation = ComputeTask(
             anneal,
             args=(guest, seed, str(poses)),
             resources=Resources(ranks=ranks, mpi=True) if self.has_mpi else Resources(),
-            # Ranks wait for each other at every stage: a few may share their cores with serial tasks.
+            # Ranks wait for each other at every stage: a few of them may share their cores with other tasks …
             policy=Policy(oversubscribe=ranks <= 4),
-            env={"OMPI_MCA_mpi_yield_when_idle": "1"},  # and while they wait they leave the core to others
+            # … and leave the core to those while they wait. Source: Open MPI FAQ, "oversubscribing nodes"
+            env={"OMPI_MCA_mpi_yield_when_idle": "1"},
             priority=1,
         )
         tables = simulation if self.has_mpi else [simulation]  # the value of an MPI function is a list by rank
         observation = ComputeTask(estimate, args=(guest, tables), priority=1)
         look = ComputeTask(executable=sys.executable, arguments=[LOOK_AT_POSES, poses], after=[simulation])
-        await self.submit([simulation, observation, look])
+        await self._submit([simulation, observation, look])
         self.looks[observation] = look
         return observation
 
-    async def learn(self, truth: Task) -> tuple[list[Guest], float]:
-        """Train the surrogates on all that is known; return the guests to look at next, and how wrong they are by now.
+    async def learn(self, truth: Task) -> surrogate.Lesson:
+        """Train the surrogates on what is known, and return what they teach.
 
-        What still runs is waited for by the training tasks, which depend on it, not by the campaign.
+        Observations that are still to come are waited for by the tasks that depend on them, not here.
         """
-        members = [
-            ComputeTask(surrogate.train, args=(self.known, lengths), priority=2) for lengths in surrogate.LENGTHS
-        ]
-        belief = ComputeTask(surrogate.combine, args=(members,), priority=2)
-        best = ComputeTask(surrogate.best, args=(belief,), priority=2)
-        error = ComputeTask(surrogate.error, args=(belief, truth), priority=2)
-        proposal = ComputeTask(surrogate.propose, args=(belief, CANDIDATES), priority=2)
-        await self.submit([*members, belief, best, error, proposal])
-        self.best = (await best).return_value
-        return (await proposal).return_value, (await error).return_value
+        members = [ComputeTask(surrogate.train, args=(self.known, each), priority=2) for each in surrogate.LENGTHS]
+        conclusion = ComputeTask(surrogate.conclude, args=(members, truth, CANDIDATES), priority=2)
+        await self._submit([*members, conclusion])
+        await conclusion
+        lesson: surrogate.Lesson = conclusion.return_value
+        self._promising_below = lesson.best.free_energy + PROMISING
+        return lesson
+
+    async def _submit(self, tasks: list[ComputeTask]) -> None:
+        await self._session.submit(tasks)
+        self.types.update(task.resources.task_type for task in tasks)
+        self.kinds.update(kind_of(task) for task in tasks)
 
 
 async def campaign(session: Session, args: list[str]) -> None:
-    """Search the guest that binds best; `args` may name the number of rounds."""
-    rounds = int(args[0]) if args else ROUNDS
+    """Search the guest that binds best; the first of `args` may be the number of rounds."""
+    rounds = max(2, int(args[0])) if args else ROUNDS
     search = Search(session)
     if not search.has_mpi:
-        print("No mpiexec or no mpi4py here: the simulations over MPI run as serial ones, with fewer walkers.")
+        print("No mpiexec or no mpi4py: the longer simulations are serial here, with fewer walkers.")
     truth = await session.map(surrogate.truth, surrogate.SIZES.tolist())
     running = [
         await search.simulate(number, surrogate.first_guests(CANDIDATES, skipped=number * CANDIDATES))
-        for number in range(min(rounds, 2))
+        for number in (0, 1)
     ]
     print("round  observations  error of the surrogate  best guest so far: size, bond, free energy")
     for number in range(rounds):
         longer = await search.refine(number, running[number])
         search.known += running[number]
-        guests, error = await search.learn(truth)
+        lesson = await search.learn(truth)
         if number + 2 < rounds:
-            running.append(await search.simulate(number + 2, guests))
-        print(f"{number:5}  {len(search.known):12}  {error:19.2f} kT  {describe(search.best)}")
+            running.append(await search.simulate(number + 2, lesson.proposal))
+        print(f"{number:5}  {len(search.known):12}  {lesson.error:19.2f} kT  {describe(lesson.best)}")
         search.known += longer  # they still run: the next round learns from them
-    _, error = await search.learn(truth)
-    print(f"  end  {len(search.known):12}  {error:19.2f} kT  {describe(search.best)}")
+    lesson = await search.learn(truth)
+    print(f"  end  {len(search.known):12}  {lesson.error:19.2f} kT  {describe(lesson.best)}\n")
     await session.wait()
-    report(search, (await truth).return_value)
+    report_science(search, lesson.best, truth)
+    report_tasks(search, session.run_dir)
+
+
+def describe(seen: Observation) -> str:
+    """Return an observation as text."""
+    return f"size {seen.guest.size:.2f}, bond {seen.guest.bond:.2f}, {seen.free_energy:.2f} ± {seen.error:.2f} kT"
 
 
 def kind_of(task: ComputeTask) -> str:
@@ -155,42 +160,35 @@ def kind_of(task: ComputeTask) -> str:
     return "MPI functions" if task.resources.is_mpi else "functions"
 
 
-def describe(seen: Observation | None) -> str:
-    """Return an observation as text."""
-    if seen is None:
-        return "none"
-    return f"size {seen.guest.size:.2f}, bond {seen.guest.bond:.2f}, {seen.free_energy:.2f} ± {seen.error:.2f} kT"
-
-
-def report(search: Search, truth: list[Array]) -> None:
-    """Print what was found, what the exact answer is, and what was run for it."""
-    exact = dict(zip(surrogate.GRID, np.concatenate(truth).tolist(), strict=True))
+def report_science(search: Search, best: Observation, truth: Task) -> None:
+    """Print what was found, and how that compares with the exact answer."""
+    exact = dict(zip(surrogate.GRID, np.concatenate(truth.return_value).tolist(), strict=True))
     optimum = min(exact, key=exact.__getitem__)
-    print(f"\nFound:  {describe(search.best)}; exactly {exact[search.best.guest]:.2f} kT")
+    print(f"Found:  {describe(best)}; its exact free energy is {exact[best.guest]:.2f} kT")
     print(f"Exact:  {describe(Observation(optimum, exact[optimum], 0.0))}, the best of {len(exact)} guests")
     tightest = min(search.looks, key=lambda observation: observation.return_value.free_energy)
     poses = json.loads(search.looks[tightest].stdout)
-    print(f"Poses:  in {poses['both_sides']:.0%} of {poses['walkers']} the waist is between the beads")
-    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(search.kinds.items()))
-    print(f"Tasks:  {search.kinds.total()} ({counted}), and a map of {len(truth)} items")
-    types = ", ".join(f"{name} ({count})" for name, count in sorted(search.types.items()))
-    print(f"Types:  {types}")
-    if (search.session.run_dir / "journal").exists():
-        print(f"        up to {most_types_at_once(search.session.run_dir)} of them running at the same time")
+    print(f"Poses:  in {poses['both_sides']:.0%} of {poses['walkers']} the host's waist is between the guest's beads")
+
+
+def report_tasks(search: Search, run_dir: Path) -> None:
+    """Print what was run."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in search.kinds.most_common())
+    print(f"Tasks:  {search.kinds.total()} ({kinds}), and a map over {len(surrogate.SIZES)} items")
+    types = ", ".join(f"{name}: {count}" for name, count in sorted(search.types.items()))
+    print(f"Types:  {len(search.types)} ({types})")
+    if (run_dir / "journal").exists():
+        print(f"        up to {most_types_at_once(run_dir)} of them were running at the same time")
 
 
 def most_types_at_once(run_dir: Path) -> int:
-    """Return how many types of tasks were running at the same time, at most: a fold over the journal's events."""
+    """Return the greatest number of task types that were running at the same time: a fold over the journal."""
     types = {task.uid: task.resources.task_type for task in read_tasks(run_dir)}
     steps = {State.RUNNING: 1, State.DONE: -1}
-    events = sorted(
-        (event.time_ns, steps[event.state], types[event.uid])
-        for event in read_events(run_dir)
-        if event.state in steps and event.items is None
-    )
+    events = [event for event in read_events(run_dir) if event.state in steps and event.items is None]
     running: Counter[str] = Counter()
     most = 0
-    for _, step, name in events:
-        running[name] += step
+    for event in sorted(events, key=lambda event: event.time_ns):
+        running[types[event.uid]] += steps[event.state]
         most = max(most, len(+running))
     return most

@@ -32,6 +32,20 @@ class Belief(NamedTuple):
     evidence: float
 
 
+class Lesson(NamedTuple):
+    """What was learnt from all observations so far.
+
+    Attributes:
+        best: The guest that is expected to bind best.
+        error: Root mean square error of the expected free energies.
+        proposal: Guests to look at next.
+    """
+
+    best: Observation
+    error: float
+    proposal: list[Guest]
+
+
 def truth(size: float) -> Array:
     """Return the exact free energies of the grid's guests of one size."""
     return exact(size, BONDS)
@@ -81,17 +95,15 @@ def propose(belief: Belief, count: int) -> list[Guest]:
     return chosen
 
 
-def best(belief: Belief) -> Observation:
-    """Return the guest that is expected to bind best."""
-    index = int(np.argmin(belief.mean))
-    return Observation(GRID[index], float(belief.mean[index]), float(belief.deviation[index]))
-
-
-def error(belief: Belief, exact_by_size: list[Array]) -> float:
-    """Return the root mean square error where binding is strong, given the exact free energies of the grid by size."""
+def conclude(members: list[Belief], exact_by_size: list[Array], count: int) -> Lesson:
+    """Return what the members teach together; their error is taken where binding is strong."""
+    belief = combine(members)
     values = np.concatenate(exact_by_size)
     strong = values < values.min() + 2
-    return float(np.sqrt(np.square(belief.mean - values)[strong].mean()))
+    error = float(np.sqrt(np.square(belief.mean - values)[strong].mean()))
+    index = int(np.argmin(belief.mean))
+    best = Observation(GRID[index], float(belief.mean[index]), float(belief.deviation[index]))
+    return Lesson(best, error, propose(belief, count))
 
 
 def _kernel(some: list[Guest], others: list[Guest], lengths: tuple[float, float]) -> Array:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rhapsody.errors import SpecError
-from rhapsody.model.outcome import Failure
 from rhapsody.model.resources import SERIAL, Resources
 from rhapsody.model.task import DEFAULT_OPTIONS, Task, TaskOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rhapsody.model.outcome import Failure
 
 
 class ArrayTask(Task):

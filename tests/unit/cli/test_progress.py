@@ -6,8 +6,19 @@ import io
 import sys
 from typing import TYPE_CHECKING
 
-from rhapsody.cli.progress import Display, Kind, Lines, Look, Meter, Progress, clock_time, kind_lines, line_of
-from rhapsody.cli.progress import progress_for, rate_text
+from rhapsody.cli.progress import (
+    Display,
+    Kind,
+    Lines,
+    Look,
+    Meter,
+    Progress,
+    clock_time,
+    kind_lines,
+    line_of,
+    progress_for,
+    rate_text,
+)
 from rhapsody.model.event import State
 from rhapsody.model.task import ComputeTask
 from tests.eventually import eventually
@@ -165,7 +176,7 @@ def test_display_leaves_standard_output_alone_where_that_is_no_terminal(monkeypa
     monkeypatch.setattr(sys, "stdout", pipe)
 
     with Display("study.py"):
-        print("a result [/1]")
+        sys.stdout.write("a result [/1]\n")
 
     assert pipe.getvalue() == "a result [/1]\n"
     assert "a result" not in terminal.getvalue()
@@ -178,8 +189,9 @@ def test_display_shows_what_is_printed_on_a_terminal_as_it_is(monkeypatch: pytes
     line = "[bold]no markup[/], :warning: " + "x" * 200
 
     with Display("study.py") as display:
-        print(line)
-        print("[/half]", end="", flush=True)
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.write("[/half]")
+        sys.stdout.flush()
         display.say("a message")
 
     shown = terminal.getvalue()
@@ -192,11 +204,10 @@ def test_display_cuts_lines_to_the_width_of_the_terminal(monkeypatch: pytest.Mon
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setenv("NO_COLOR", "1")
 
     with Display("study.py") as display:
         display.show(Look({State.RUNNING: 1}, 0.0, [Kind("name_" * 20, 1, 1.0)]))
 
-    cut = next(line for line in terminal.getvalue().splitlines() if "name_" in line)
-    assert cut.rstrip("\r").endswith("…") or "…" in cut
-    assert "name_" * 8 not in cut
+    cut = [line for line in terminal.getvalue().splitlines() if "name_" in line]
+    assert cut
+    assert all("…" in line and "name_" * 8 not in line for line in cut)

@@ -1,0 +1,631 @@
+"""The scheduler: states, order, attempts, cancelling, closing; with a backend that answers on command."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from rhapsody.errors import BackendError, JournalError, SessionClosedError, TaskCanceled, TaskFailed, TaskUnknown
+from rhapsody.model.event import State
+from rhapsody.model.outcome import Cause, Failure
+from rhapsody.model.policy import Policy, Retry
+from rhapsody.model.resources import Resources
+from rhapsody.model.task import ComputeTask
+from rhapsody.scheduling import scheduler as scheduler_module
+from tests.eventually import eventually
+from tests.scripted import Rig, nodes_of
+
+WAITING, READY, PLACED, RUNNING = State.WAITING, State.READY, State.PLACED, State.RUNNING
+DONE, FAILED, CANCELED, UNKNOWN = State.DONE, State.FAILED, State.CANCELED, State.UNKNOWN
+PATH = [WAITING, READY, PLACED, RUNNING]
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def plain(**options: object) -> ComputeTask:
+    return ComputeTask(nothing, **options)  # type: ignore[arg-type]
+
+
+class TestStates:
+    async def test_a_plain_task_passes_every_state_in_order(self) -> None:
+        rig = Rig()
+        task = plain()
+
+        await rig.submit(task)
+        rig.backend.done(task, value=7)
+
+        assert rig.sink.of(task) == [(WAITING, 0), (READY, 0), (PLACED, 1), (RUNNING, 1), (DONE, 1)]
+        assert (await task).value == 7
+        assert rig.counts == {"DONE": 1}
+        assert rig.is_all_free
+
+    async def test_a_diamond_runs_in_the_order_of_its_edges(self) -> None:
+        rig = Rig()
+        top = plain()
+        left, right = plain(args=[top]), plain(args=[top])
+        bottom = plain(args=[left], kwargs={"other": right})
+
+        await rig.submit(bottom, right, left, top)
+        rig.backend.done(top)
+        rig.backend.done(left)
+        before_right = list(rig.backend.running)
+        rig.backend.done(right)
+
+        assert before_right == [right]
+        assert rig.backend.running == [bottom]
+        assert [launch.task for launch in rig.backend.launches] == [top, right, left, bottom]
+
+    async def test_a_task_seen_running_is_listed_until_it_ends(self) -> None:
+        rig = Rig()
+        task = plain()
+        await rig.submit(task)
+
+        rig.backend.hear(rig.backend.started(rig.backend.launch_of(task)))
+        during = (task.state, list(rig.scheduler.running.values()), rig.counts)
+        rig.backend.done(task)
+
+        assert during == (RUNNING, [task], {"RUNNING": 1})
+        assert not rig.scheduler.running
+        assert rig.sink.states_of(task) == [*PATH, DONE]
+
+    async def test_a_completion_is_committed_before_it_is_told(self) -> None:
+        rig = Rig()
+        task = plain()
+        await rig.submit(task)
+        known: list[list[State]] = []
+        task.watch(lambda ended: known.append(rig.sink.states_of(ended)))
+
+        rig.backend.done(task)
+
+        assert known == [[*PATH, DONE]]
+
+    async def test_a_dependency_that_has_ended_is_no_reason_to_wait(self) -> None:
+        rig = Rig()
+        first = plain()
+        await rig.submit(first)
+        rig.backend.done(first)
+        second = plain(args=[first])
+
+        await rig.submit(second)
+
+        assert rig.backend.running == [second]
+
+    async def test_after_only_orders(self) -> None:
+        rig = Rig()
+        first = plain()
+        second = plain(after=[first])
+
+        await rig.submit(first, second)
+        before = list(rig.backend.running)
+        rig.backend.done(first)
+
+        assert before == [first]
+        assert rig.backend.running == [second]
+
+
+class TestFailures:
+    async def test_a_failure_fails_the_whole_chain_and_names_its_root(self) -> None:
+        rig = Rig()
+        root = plain(uid="root")
+        middle = plain(args=[root], uid="middle")
+        last = plain(args=[middle], uid="last")
+        await rig.submit(root, middle, last)
+
+        rig.backend.fail(root)
+
+        with pytest.raises(TaskFailed, match=r"last: .*root.*FAILED: scripted exception") as caught:
+            await last
+        assert caught.value.cause == Cause.DEPENDENCY
+        assert rig.sink.states_of(last) == [WAITING, FAILED]
+        assert rig.counts == {"FAILED": 3}
+
+    async def test_a_canceled_dependency_cancels(self) -> None:
+        rig = Rig()
+        first = plain()
+        second = plain(args=[first])
+        await rig.submit(first, second)
+
+        rig.scheduler.cancel([first])
+        rig.backend.fail(first, state=CANCELED)
+
+        with pytest.raises(TaskCanceled):
+            await second
+        assert rig.counts == {"CANCELED": 2}
+
+    async def test_a_task_that_says_so_runs_although_its_dependency_failed(self) -> None:
+        rig = Rig()
+        first = plain()
+        second = plain(args=[first], when_dependency_fails="run")
+        await rig.submit(first, second)
+
+        rig.backend.fail(first)
+
+        assert rig.backend.running == [second]
+        assert isinstance(first.exception, TaskFailed)
+
+    async def test_a_task_submitted_after_its_dependency_failed_fails_at_once(self) -> None:
+        rig = Rig()
+        first = plain(uid="first")
+        await rig.submit(first)
+        rig.backend.fail(first)
+        second = plain(args=[first])
+
+        await rig.submit(second)
+
+        with pytest.raises(TaskFailed, match="first"):
+            await second
+
+    async def test_twenty_thousand_dependents_fail_quickly_and_in_little_memory(self) -> None:
+        rig = Rig()
+        chain = [plain()]
+        for _ in range(20_000):
+            chain.append(plain(args=[chain[-1]]))  # noqa: PERF401 - each needs the one before
+        await rig.submit(*chain)
+
+        began = time.process_time()
+        rig.backend.fail(chain[0])
+        spent_s = time.process_time() - began
+
+        assert rig.counts == {"FAILED": 20_001}
+        assert spent_s < 5
+        assert chain[-1].failure is not None
+        assert len(chain[-1].failure.message) < 300
+        assert chain[0].uid in chain[-1].failure.message
+
+    async def test_a_task_whose_end_nobody_saw_is_unknown_and_not_run_again(self) -> None:
+        rig = Rig(policy=Policy())
+        task = plain()
+        await rig.submit(task)
+
+        rig.backend.fail(task, Cause.LOST, UNKNOWN)
+
+        with pytest.raises(TaskUnknown):
+            await task
+        assert len(rig.backend.launches) == 1
+
+    async def test_a_lost_idempotent_task_runs_again_but_not_for_ever(self) -> None:
+        rig = Rig()
+        task = plain(idempotent=True)
+        await rig.submit(task)
+
+        while not task.is_final:
+            rig.backend.fail(task, Cause.LOST, UNKNOWN)
+
+        assert [launch.attempt for launch in rig.backend.launches] == [1, 2, 3]
+        assert task.state is UNKNOWN
+        assert rig.is_all_free
+
+    async def test_a_dead_runtime_fails_what_is_left_and_takes_nothing_more(self) -> None:
+        rig = Rig()
+        tasks = [plain() for _ in range(5)]
+        await rig.submit(*tasks)
+
+        rig.scheduler.broken("node n0 is gone")
+
+        assert {task.state for task in tasks} == {FAILED}
+        assert rig.counts == {"FAILED": 5}
+        with pytest.raises(TaskFailed, match="node n0 is gone"):
+            await tasks[0]
+        with pytest.raises(BackendError, match="node n0 is gone"):
+            await rig.submit(plain())
+
+
+class TestAttempts:
+    async def test_a_failed_attempt_is_journaled_and_followed_by_another(self) -> None:
+        rig = Rig()
+        task = plain(retry=2)
+        await rig.submit(task)
+
+        rig.backend.fail(task)
+        rig.backend.done(task, value=5)
+
+        first = [(WAITING, 0), (READY, 0), (PLACED, 1), (RUNNING, 1), (FAILED, 1)]
+        assert rig.sink.of(task) == [*first, (WAITING, 1), (READY, 1), (PLACED, 2), (RUNNING, 2), (DONE, 2)]
+        assert (await task).value == 5
+        assert task.failure is None
+        assert rig.counts == {"DONE": 1}
+
+    async def test_attempts_end_with_the_last_that_the_policy_allows(self) -> None:
+        rig = Rig()
+        task = plain(retry=3)
+        await rig.submit(task)
+
+        while not task.is_final:
+            rig.backend.fail(task)
+
+        assert [launch.attempt for launch in rig.backend.launches] == [1, 2, 3]
+        assert rig.sink.states_of(task).count(FAILED) == 3
+        assert rig.sink.states_of(task)[-1] is FAILED
+
+    async def test_a_cause_that_is_not_listed_is_not_tried_again(self) -> None:
+        rig = Rig()
+        task = plain(retry=Retry(attempts=5, causes=frozenset({Cause.SIGNAL})))
+        await rig.submit(task)
+
+        rig.backend.fail(task, Cause.SIGNAL)
+        rig.backend.fail(task, Cause.EXCEPTION)
+
+        assert task.state is FAILED
+        assert task.attempt == 2
+
+    async def test_a_users_retry_policy_is_asked_with_attempt_and_failure(self) -> None:
+        class Twice:
+            asked: list[tuple[int, str]] = []  # noqa: RUF012 - one instance
+
+            def delay_before_next(self, attempt: int, failure: Failure) -> float | None:
+                self.asked.append((attempt, failure.message))
+                return 0.0 if attempt < 2 else None
+
+        rig = Rig(policy=Policy(retry=Twice()))
+        task = plain()
+        await rig.submit(task)
+
+        rig.backend.fail(task)
+        rig.backend.fail(task)
+
+        assert Twice.asked == [(1, "scripted exception"), (2, "scripted exception")]
+        assert task.state is FAILED
+
+    @pytest.mark.parametrize("answer", [ValueError("boom"), "soon", float("nan"), -1.0])
+    async def test_a_users_retry_policy_that_misbehaves_fails_its_task_alone(self, answer: object) -> None:
+        class Wrong:
+            def delay_before_next(self, attempt: int, failure: Failure) -> float | None:
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer  # type: ignore[return-value]
+
+        rig = Rig()
+        wrong, fine = plain(retry=Wrong()), plain()
+        await rig.submit(wrong, fine)
+
+        rig.backend.hear(
+            rig.backend.ended(rig.backend.launch_of(wrong), FAILED), rig.backend.ended(rig.backend.launch_of(fine))
+        )
+
+        assert fine.state is DONE
+        with pytest.raises(TaskFailed, match=r"scripted exception.*retry policy"):
+            await wrong
+        assert rig.is_all_free
+
+    async def test_a_delayed_attempt_waits_and_leaves_its_core_to_others(self) -> None:
+        rig = Rig(nodes_of(1))
+        slow, other = plain(retry=Retry(attempts=2, delay_s=0.02)), plain()
+        await rig.submit(slow, other)
+
+        rig.backend.fail(slow)
+        meanwhile = (slow.state, list(rig.backend.running), rig.counts)
+        rig.backend.done(other)
+        await eventually(lambda: rig.backend.running == [slow])
+
+        assert meanwhile == (WAITING, [other], {"WAITING": 1, "PLACED": 1})
+        assert slow.attempt == 2
+
+    async def test_a_task_overrides_the_sessions_retry(self) -> None:
+        rig = Rig(policy=Policy(retry=5))
+        task = plain(retry=1)
+        await rig.submit(task)
+
+        rig.backend.fail(task)
+
+        assert task.state is FAILED
+
+    async def test_a_late_report_of_an_earlier_attempt_is_dropped(self) -> None:
+        rig = Rig()
+        task = plain(idempotent=True)
+        await rig.submit(task)
+        first = rig.backend.launch_of(task)
+        rig.backend.fail(task, Cause.LOST, UNKNOWN)
+
+        rig.backend.hear(rig.backend.ended(first, value="stale"))
+
+        assert task.state is PLACED
+        rig.backend.done(task, value="fresh")
+        assert task.value == "fresh"
+        assert rig.counts == {"DONE": 1}
+        assert rig.is_all_free
+
+    async def test_a_task_given_back_is_launched_again_under_the_same_number(self) -> None:
+        rig = Rig()
+        task = plain()
+        await rig.submit(task)
+
+        rig.backend.hear(rig.backend.given_back(rig.backend.launch_of(task)))
+        rig.backend.done(task)
+
+        assert [launch.attempt for launch in rig.backend.launches] == [1, 1]
+        assert rig.sink.states_of(task) == [WAITING, READY, PLACED, READY, PLACED, RUNNING, DONE]
+        assert rig.counts == {"DONE": 1}
+
+    async def test_tasks_given_back_together_keep_their_order(self) -> None:
+        rig = Rig(nodes_of(3))
+        tasks = [plain() for _ in range(3)]
+        await rig.submit(*tasks)
+
+        rig.backend.hear(*(rig.backend.given_back(launch) for launch in list(rig.backend.open.values())))
+
+        assert rig.backend.running == tasks
+
+
+class TestCancelling:
+    async def test_a_task_that_waits_ends_at_once(self) -> None:
+        rig = Rig(nodes_of(1))
+        running, ready = plain(), plain()
+        waiting = plain(args=[running])
+        await rig.submit(running, ready, waiting)
+
+        rig.scheduler.cancel([ready, waiting])
+
+        assert (ready.state, waiting.state) == (CANCELED, CANCELED)
+        assert rig.backend.canceled == []
+        assert rig.sink.states_of(ready) == [WAITING, READY, CANCELED]
+        assert rig.counts == {"PLACED": 1, "CANCELED": 2}
+
+    async def test_a_task_that_runs_ends_when_the_backend_says_so(self) -> None:
+        rig = Rig()
+        task = plain()
+        await rig.submit(task)
+
+        rig.scheduler.cancel([task])
+        asked = (task.state, list(rig.backend.canceled))
+        rig.backend.fail(task, state=CANCELED)
+
+        assert asked == (PLACED, [(task.number, 1)])
+        with pytest.raises(TaskCanceled, match="cancel"):
+            await task
+        assert rig.is_all_free
+
+    async def test_a_canceled_task_that_comes_back_unstarted_is_not_launched_again(self) -> None:
+        rig = Rig()
+        task = plain()
+        await rig.submit(task)
+
+        rig.scheduler.cancel([task])
+        rig.backend.hear(rig.backend.given_back(rig.backend.launch_of(task)))
+
+        assert task.state is CANCELED
+        assert len(rig.backend.launches) == 1
+        assert rig.counts == {"CANCELED": 1}
+        assert rig.is_all_free
+
+    async def test_a_canceled_task_that_failed_first_is_not_tried_again(self) -> None:
+        rig = Rig()
+        task = plain(retry=3, idempotent=True)
+        await rig.submit(task)
+
+        rig.scheduler.cancel([task])
+        rig.backend.fail(task)
+
+        assert task.state is FAILED
+        assert len(rig.backend.launches) == 1
+
+    async def test_a_task_between_two_attempts_ends_at_once(self) -> None:
+        rig = Rig()
+        task = plain(retry=Retry(attempts=2, delay_s=60))
+        await rig.submit(task)
+        rig.backend.fail(task)
+
+        rig.scheduler.cancel([task])
+
+        assert task.state is CANCELED
+        assert rig.counts == {"CANCELED": 1}
+
+    async def test_a_task_that_was_done_before_stays_done(self) -> None:
+        rig = Rig()
+        task = plain()
+        await rig.submit(task)
+
+        rig.scheduler.cancel([task])
+        rig.backend.done(task, value=3)
+        rig.scheduler.cancel([task])
+
+        assert (await task).value == 3
+
+
+class TestClosing:
+    async def test_what_waits_is_canceled_and_what_runs_goes_on(self) -> None:
+        rig = Rig(nodes_of(1))
+        running, ready = plain(), plain()
+        waiting = plain(args=[running])
+        await rig.submit(running, ready, waiting)
+
+        rig.scheduler.close("the session drains")
+        states = (running.state, ready.state, waiting.state)
+        rig.backend.done(running)
+
+        assert states == (PLACED, CANCELED, CANCELED)
+        assert running.state is DONE
+        with pytest.raises(SessionClosedError, match="the session drains"):
+            await rig.submit(plain())
+
+    async def test_a_task_given_back_while_closing_is_canceled_and_counted_once(self) -> None:
+        rig = Rig()
+        task = plain()
+        await rig.submit(task)
+
+        rig.scheduler.close("the session drains")
+        rig.backend.hear(rig.backend.given_back(rig.backend.launch_of(task)))
+
+        assert task.state is CANCELED
+        assert rig.counts == {"CANCELED": 1}
+
+    async def test_a_failed_attempt_while_closing_is_the_last(self) -> None:
+        rig = Rig()
+        task = plain(retry=5)
+        await rig.submit(task)
+
+        rig.scheduler.close("the session drains")
+        rig.backend.fail(task)
+
+        assert task.state is FAILED
+
+    async def test_tasks_on_their_way_in_are_canceled_too(self) -> None:
+        rig = Rig()
+        tasks = [plain() for _ in range(3 * scheduler_module.SLICE)]
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rig.submit(*tasks))
+            await eventually(lambda: tasks[0].state is not State.NEW)
+            rig.scheduler.close("the session drains")
+        rig.backend.finish_all()
+
+        assert all(task.is_final for task in tasks)
+        assert tasks[-1].state is CANCELED
+        assert not rig.scheduler.tasks
+
+
+class TestJournalTrouble:
+    async def test_nothing_is_launched_or_told_until_the_journal_can_be_written(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scheduler_module, "JOURNAL_RETRY_S", 0.01)
+        rig = Rig(nodes_of(1))
+        first, second = plain(), plain()
+        await rig.submit(first, second)
+        told: list[str] = []
+        first.watch(lambda task: told.append(task.uid))
+
+        rig.sink.full = True
+        rig.backend.done(first)
+        for _ in range(3):
+            rig.scheduler.hear([])
+        await eventually(lambda: rig.said)
+        meanwhile = (list(told), list(rig.backend.running))
+        rig.sink.full = False
+        await eventually(lambda: told)
+
+        assert meanwhile == ([], [])
+        assert rig.backend.running == [second]
+        assert [State.DONE in rig.sink.states_of(first), rig.sink.states_of(second)[-1]] == [True, PLACED]
+
+    async def test_the_user_hears_once_of_the_trouble_and_once_of_its_end(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scheduler_module, "JOURNAL_RETRY_S", 0.001)
+        rig = Rig()
+        task = plain()
+        await rig.submit(task)
+        tries: list[int] = []
+        commit = rig.sink.commit
+        monkeypatch.setattr(rig.sink, "commit", lambda: (tries.append(1), commit()))
+
+        rig.sink.full = True
+        rig.backend.done(task)
+        for _ in range(5):
+            rig.scheduler.hear([])
+        await eventually(lambda: len(tries) > 12)
+        rig.sink.full = False
+        await task
+
+        assert len(rig.said) == 2
+        assert "the disk is full" in rig.said[0]
+        assert "again" in rig.said[1]
+
+    async def test_a_submission_in_the_meantime_is_refused(self) -> None:
+        rig = Rig()
+        task = plain()
+        await rig.submit(task)
+
+        rig.sink.full = True
+        rig.backend.done(task)
+
+        with pytest.raises(JournalError):
+            await rig.submit(plain())
+        rig.scheduler.abandon("the test is over")
+
+    async def test_a_submission_returns_only_once_it_is_in_the_journal(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(scheduler_module, "JOURNAL_RETRY_S", 0.01)
+        rig = Rig()
+        rig.sink.full = True
+        task = plain()
+
+        async with asyncio.TaskGroup() as group:
+            submission = group.create_task(rig.submit(task))
+            await eventually(lambda: rig.said)
+            returned_early = submission.done()
+            rig.sink.full = False
+
+        assert not returned_early
+        assert rig.sink.states_of(task) == [WAITING, READY, PLACED]
+
+    async def test_a_task_canceled_before_its_launch_could_be_written_is_stopped(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scheduler_module, "JOURNAL_RETRY_S", 0.01)
+        rig = Rig()
+        task = plain()
+
+        async with asyncio.TaskGroup() as group:
+            rig.sink.full = True
+            group.create_task(rig.submit(task))
+            await eventually(lambda: rig.said)
+            rig.scheduler.cancel([task])
+            rig.sink.full = False
+        await eventually(lambda: rig.backend.launches)
+
+        assert rig.backend.canceled[-1] == (task.number, 1)
+
+
+class TestMemory:
+    async def test_the_scheduler_keeps_nothing_of_what_has_ended(self) -> None:
+        import gc
+        import weakref
+
+        class Value:
+            """Something a weak reference can point to."""
+
+        rig = Rig()
+        values = []
+        for _ in range(3):
+            first = plain()
+            second = plain(args=[first], policy=Policy(colocate_with=first))
+            failed = plain(args=[second])
+            await rig.submit(first, second, failed)
+            value = Value()
+            values.append(weakref.ref(value))
+            rig.backend.done(first, value=value)
+            rig.backend.done(second)
+            rig.backend.fail(failed)
+        rig.backend.launches.clear()
+        del first, second, failed, value
+        gc.collect()
+
+        assert [reference() for reference in values] == [None] * 3
+
+
+class TestBigTasks:
+    async def test_a_big_task_is_not_starved_by_an_endless_stream(self) -> None:
+        rig = Rig(nodes_of(4))
+        big = plain(resources=Resources(cores_per_rank=4))
+        await rig.submit(*(plain() for _ in range(4)))
+        await rig.submit(big)
+
+        for _ in range(200):
+            rig.backend.done(rig.backend.running[0])
+            if big in rig.backend.running:
+                break
+            await rig.submit(plain())
+
+        assert big in rig.backend.running
+
+    async def test_small_tasks_fill_holes_that_a_big_one_leaves(self) -> None:
+        rig = Rig(nodes_of(4))
+        half = Resources(cores_per_rank=3)
+        first, big, small = plain(resources=half), plain(resources=half), plain()
+
+        await rig.submit(first, big, small)
+
+        assert rig.backend.running == [first, small]
+
+    async def test_a_higher_priority_goes_before_a_big_task_that_waits(self) -> None:
+        rig = Rig(nodes_of(2))
+        running = [plain(), plain()]
+        await rig.submit(*running)
+        big, urgent = plain(resources=Resources(cores_per_rank=2)), plain(priority=1)
+        await rig.submit(big, urgent)
+
+        rig.backend.done(running[0])
+
+        assert rig.backend.running == [running[1], urgent]
