@@ -1,8 +1,8 @@
 """How strongly does a guest molecule bind to a host? Two simulations, and the exact answer to compare with.
 
 The guest is a dumbbell: two beads of a given size on a spring of a given length. The host is a rigid cage of eighteen
-atoms with a narrow waist. Energies are in units of kT, lengths in units of the model. The binding free energy compares a
-guest that feels the host with one that does not; a wall keeps both near the cage.
+atoms with a narrow waist. Energies are in units of kT, lengths in units of the model. The binding free energy compares
+a guest that feels the host with one that does not; a wall keeps both near the cage.
 
 Both simulations switch the host on, step by step, and return the table of mean Boltzmann factors by stage and block of
 walkers, from which `estimate` makes a free energy with its error.
@@ -28,7 +28,7 @@ SPRING = 10.0
 WALL = 1.8
 PULLED = 24
 """Walkers, which are copies of the guest, that one call of `pull` moves."""
-POPULATION = 80
+POPULATION = 64
 """Walkers that each rank of `anneal` moves."""
 
 
@@ -77,7 +77,7 @@ def pull(guest: Guest, seed: list[int]) -> Array:
     for before, strength in pairwise(np.linspace(0, 1, 81)):
         work += (strength - before) * _energy(walkers, guest)
         _move(walkers, guest, strength, 10, random)
-    return np.exp(-work).mean(keepdims=True)[:, None]
+    return np.array([[np.exp(-work).mean()]])
 
 
 def anneal(guest: Guest, seed: list[int], poses: str) -> Array:
@@ -92,22 +92,19 @@ def anneal(guest: Guest, seed: list[int], poses: str) -> Array:
         poses: File that gets the positions at the end, as `(walker, bead, axis)`.
 
     Returns:
-        This rank's table: 60 stages, 8 blocks of its walkers.
+        This rank's table: 30 stages, 8 blocks of its walkers.
     """
     rank, ranks = int(os.environ.get("RHAPSODY_RANK", "0")), int(os.environ.get("RHAPSODY_RANKS", "1"))
     shared, own = np.random.default_rng(seed), np.random.default_rng([*seed, rank])
     walkers = _start(guest, POPULATION, own)
-    everybody = walkers
+    mine = slice(rank * POPULATION, (rank + 1) * POPULATION)
     table = []
-    for before, strength in pairwise(np.linspace(0, 1, 61)):
-        factors = np.exp((before - strength) * _energy(walkers, guest))
-        table.append(factors.reshape(8, -1).mean(axis=1))
-        weights = _gather(factors, ranks)
+    for before, strength in pairwise(np.linspace(0, 1, 31)):
         everybody = _gather(walkers, ranks)
-        levels = (np.arange(len(weights)) + shared.random()) / len(weights) * weights.sum()
-        chosen = np.searchsorted(np.cumsum(weights), levels).clip(max=len(weights) - 1)
-        walkers = everybody[chosen[rank * POPULATION : (rank + 1) * POPULATION]]
-        _move(walkers, guest, strength, 20, own)
+        factors = np.exp((before - strength) * _energy(everybody, guest))
+        table.append(factors[mine].reshape(8, -1).mean(axis=1))
+        walkers = everybody[_choose(factors, shared)[mine]]  # every rank chooses the same, and goes on with its share
+        _move(walkers, guest, strength, 40, own)
     everybody = _gather(walkers, ranks)
     if rank == 0:
         np.save(poses, everybody[:, 0])
@@ -138,6 +135,13 @@ def exact(size: float, bonds: Array) -> Array:
     return np.array([-np.log(pairs(bound, bond) / pairs(free, bond)) for bond in bonds])
 
 
+def _choose(weights: Array, random: np.random.Generator) -> NDArray[np.intp]:
+    """Return as many indices as there are weights, each index as often as its weight says."""
+    levels = (np.arange(len(weights)) + random.random()) / len(weights) * weights.sum()
+    chosen: NDArray[np.intp] = np.searchsorted(np.cumsum(weights[:-1]), levels)
+    return chosen
+
+
 def _gather(mine: Array, ranks: int) -> Array:
     """Return the rows of all ranks, in their order."""
     if ranks == 1:
@@ -150,7 +154,7 @@ def _gather(mine: Array, ranks: int) -> Array:
 
 
 def _start(guest: Guest, count: int, random: np.random.Generator) -> Array:
-    """Return walkers near the centre, as `(walker, position or velocity, bead, axis)`, at rest with the host off."""
+    """Return walkers near the centre, as `(walker, position or velocity, bead, axis)`, settled without the host."""
     walkers = random.standard_normal((count, 2, 2, 3))
     walkers[:, 0] *= 0.7
     _move(walkers, guest, 0.0, 100, random)
@@ -183,7 +187,8 @@ def _force(beads: Array, guest: Guest, strength: float) -> Array:
     spring = SPRING * (guest.bond / length - 1) * apart
     distance = np.linalg.norm(beads, axis=-1, keepdims=True)
     wall = SPRING * np.minimum(WALL / distance - 1, 0) * beads
-    return wall + np.stack([spring, -spring], axis=1) + strength * _host(beads, guest.size)[1]
+    force: Array = wall + np.stack([spring, -spring], axis=1) + strength * _host(beads, guest.size)[1]
+    return force
 
 
 def _host(beads: Array, size: float) -> tuple[Array, Array]:
@@ -193,4 +198,5 @@ def _host(beads: Array, size: float) -> tuple[Array, Array]:
     power4 = distance2**2
     core = 1 / (0.5 + power4 * distance2)
     slope = (24 * DEPTH / size**2) * (2 * core - 1) * core**2 * power4
-    return 4 * DEPTH * (core**2 - core).sum(axis=(-1, -2)), np.einsum("...h,...hi->...i", slope, apart)
+    energy: Array = 4 * DEPTH * (core**2 - core).sum(axis=(-1, -2))
+    return energy, np.einsum("...h,...hi->...i", slope, apart)

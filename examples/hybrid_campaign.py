@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import surrogate
-from binding import Array, Guest, Observation, anneal, estimate, pull
+from binding import Guest, Observation, anneal, estimate, pull
 
 from rhapsody import ComputeTask, Policy, Resources, State
 from rhapsody.telemetry.reader import read_events, read_tasks
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ROUNDS = 8
 CANDIDATES = 8
 """Guests in each round."""
-PULLS = 7
+PULLS = 6
 """Serial simulations of each guest."""
 RANKS = (6, 4, 3, 2, 1)
 """MPI ranks of the longer simulation for each of a round's first guests."""

@@ -174,7 +174,7 @@ class ScriptedBackend(Backend):
         """Report that tasks are done, all at once."""
         self.hear(*(self.ended(self.launch_of(task), value=value) for task in tasks))
 
-    def fail(self, task: Task, cause: Cause = Cause.EXCEPTION, state: State = State.FAILED) -> None:
+    def fail(self, task: Task, cause: Cause | None = None, state: State = State.FAILED) -> None:
         """Report that a task's attempt failed, or ended otherwise."""
         self.hear(self.ended(self.launch_of(task), state, cause=cause))
 

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+_READS_IN_A_ROW = 64
+"""More than a pipe holds; then it is time to look at orders and limits again."""
+
+
 class Control(Protocol):
     """The worker's connection, over which the order to end a task comes."""
 
@@ -108,11 +112,12 @@ class _Watch:
 
     @staticmethod
     def _read(descriptor: int, tail: Tail) -> bool:
-        """Read what is there; return whether more may come."""
+        """Read what is there, but not for ever when it comes faster than we read; return whether more may come."""
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(descriptor, 1 << 16):
+            for _ in range(_READS_IN_A_ROW):
+                if not (data := os.read(descriptor, 1 << 16)):
+                    return False
                 tail.add(data)
-            return False
         return True
 
 
@@ -135,10 +140,13 @@ def run(extra: dict[str, Any], control: Control) -> tuple[int, bytes]:
             stdio = captured_tails(capture)
         else:
             out, err = _pipe(stack), _pipe(stack)
-            watch = _Watch(_start(extra, out[1], err[1]), control, extra)
+            try:
+                pid = _start(extra, out[1], err[1])
+            finally:
+                os.close(out[1])
+                os.close(err[1])
+            watch = _Watch(pid, control, extra)
             tails = watch.follow(out[0]), watch.follow(err[0])
-            os.close(out[1])
-            os.close(err[1])
             code = watch.until_end()
             stdio = tails[0].text(), tails[1].text()
     end_children(keep=before)

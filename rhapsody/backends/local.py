@@ -109,7 +109,7 @@ class LocalBackend:
                 chunk = None
                 try:
                     chunk = self._chunk_of(task, assignment)
-                except Exception as exc:  # noqa: BLE001 - pickling the user's objects may raise anything
+                except BaseException as exc:  # noqa: BLE001 - pickling the user's objects may raise anything, SystemExit too
                     refused.append(_refused(task, assignment, exc))
             if chunk is not None:
                 self._pool.feed(lane, chunk)

@@ -253,7 +253,8 @@ class Member:
     def call_back(self) -> list[InFlight]:
         """Take back every task behind the current one; only while halted. The worker will skip them."""
         current = self.current
-        self._words[wire.SKIP_FROM] = current + 1
+        if not self._words[wire.SKIP_FROM] <= current < self._words[wire.SKIP_UNTIL]:
+            self._words[wire.SKIP_FROM] = current + 1  # else it is passing tasks that were called back before
         self._words[wire.SKIP_UNTIL] = self._next
         taken = [task for task in self.in_flight() if task.sequence > current]
         for segment in list(self._segments):
@@ -296,7 +297,7 @@ def _decode(head: tuple[int, int, int, int], kind: int, data: bytes) -> Report:
         kind, data = rich.get("kind", wire.NONE), rich.get("value", b"")
     try:
         value = _value(kind, data, rich)
-    except Exception as exc:  # noqa: BLE001 - the user's __setstate__, or a module that only the worker has
+    except BaseException as exc:  # noqa: BLE001 - the user's __setstate__, or a module that only the worker has
         text = f"its value cannot be read in the session: {type(exc).__name__}: {exc}"
         return Report(number, attempt, FAILED, started, ended, failure=Failure(Cause.RESULT, text, exc), stdio=stdio)
     return Report(number, attempt, DONE, started, ended, value, stdio=stdio)
@@ -315,7 +316,7 @@ def _failure(rich: dict[str, Any]) -> Failure:
     if rich.get("exception"):
         try:
             exception = pickle.loads(rich["exception"])  # noqa: S301 - from a worker that showed the token
-        except Exception:  # noqa: BLE001 - a class that only the worker can import: the text says it all
+        except BaseException:  # noqa: BLE001 - a class that only the worker can import: the text says it all
             exception = None
     return Failure(Cause(rich["cause"]), rich["message"], exception, rich.get("traceback", ""))
 
@@ -325,7 +326,7 @@ def _unpickle_items(values: bytes | Sequence[bytes | None], items: range, failed
         if isinstance(values, bytes):
             return list(pickle.loads(values))  # noqa: S301 - from a worker that showed the token
         return [None if value is None else pickle.loads(value) for value in values]  # noqa: S301
-    except Exception as exc:  # noqa: BLE001 - the user's __setstate__, or a module that only the worker has
+    except BaseException as exc:  # noqa: BLE001 - the user's __setstate__, or a module that only the worker has
         text = f"its value cannot be read in the session: {type(exc).__name__}: {exc}"
         failed.update((index, Failure(Cause.RESULT, text, exc)) for index in items if index not in failed)
         return [None] * len(items)

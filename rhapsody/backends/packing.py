@@ -86,7 +86,7 @@ class Packer:
                 else:
                     payload = pickle_arguments(task)
                     room -= len(payload)
-            except Exception as exc:  # noqa: BLE001 - the user's __reduce__ may raise anything
+            except BaseException as exc:  # noqa: BLE001 - the user's __reduce__ may raise anything, SystemExit too
                 refused.append(_unpackable(task, exc))
                 last_function = None
                 continue

@@ -12,6 +12,9 @@ import cloudpickle
 from rhapsody.backends import wire
 from rhapsody.errors import RemoteError
 
+_TEXT_LIMIT = 16 << 10
+"""Characters of a failure's message, and of its traceback."""
+
 
 def encode_value(value: object) -> tuple[int, bytes]:
     """Return a record's kind and bytes for a function's value; a failure when it cannot travel."""
@@ -58,7 +61,7 @@ def encode_failure(exc: BaseException, *, cause: str = "exception", what: str = 
     frames = exc.__traceback__
     while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(exc), exc, frames)) if cause == "exception" else ""
+    text = _cut("".join(traceback.format_exception(type(exc), exc, frames))) if cause == "exception" else ""
     said = _describe(exc)
     failure = {
         "cause": cause,
@@ -76,9 +79,17 @@ def _is_ours(filename: str) -> bool:
 def _describe(exc: BaseException) -> str:
     try:
         text = str(exc)
-    except Exception:  # noqa: BLE001 - the user's __str__
+    except BaseException:  # noqa: BLE001 - the user's __str__
         text = "(its message cannot be shown)"
-    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+    return _cut(f"{type(exc).__name__}: {text}") if text else type(exc).__name__
+
+
+def _cut(text: str) -> str:
+    """Return a text with the middle left out when it is too long to be read, kept and sent."""
+    if len(text) <= _TEXT_LIMIT:
+        return text
+    half = _TEXT_LIMIT // 2
+    return f"{text[:half]} [… {len(text) - 2 * half:,} characters left out …] {text[-half:]}"
 
 
 def _pickle_exception(exc: BaseException) -> bytes:
@@ -87,7 +98,7 @@ def _pickle_exception(exc: BaseException) -> bytes:
         data = pickle_value(exc)
         if isinstance(pickle.loads(data), BaseException):  # noqa: S301 - just made here
             return data
-    except Exception:  # noqa: BLE001, S110 - the user's __reduce__ or __init__
+    except BaseException:  # noqa: BLE001, S110 - the user's __reduce__ or __init__
         pass
     kind = type(exc)
     return pickle.dumps(RemoteError(f"{kind.__module__}.{kind.__qualname__}", _describe(exc)))

@@ -13,7 +13,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rhapsody.backends.processes import describe_exit
+from rhapsody.backends.processes import describe_exit, end_marked
 from rhapsody.errors import BackendError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _COMMAND = (
     "import sys; sys.path.insert(0, sys.argv[2]); from rhapsody.backends.guardian import main; main(int(sys.argv[3]))"
 )
+_MARK = "RHAPSODY_POOL"
+"""Variable by which everything that descends from a guardian is known when the guardian is gone."""
 _SOURCE_FOLDER = str(Path(__file__).resolve().parents[2])
 
 
@@ -66,10 +68,11 @@ class GuardianStarter:
         self._on_exit: Callable[[int, int], None] = lambda _worker, _code: None
         self._on_lost: Callable[[str], None] = lambda _reason: None
         self._log = ""
+        self._mark = ""
 
     async def open(self, duty: Duty, on_exit: Callable[[int, int], None], on_lost: Callable[[str], None]) -> None:
         """Start the guardian; see `Starter.open`."""
-        self._on_exit, self._on_lost, self._log = on_exit, on_lost, duty.log
+        self._on_exit, self._on_lost, self._log, self._mark = on_exit, on_lost, duty.log, duty.folder
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -77,6 +80,7 @@ class GuardianStarter:
                     [sys.executable, "-c", _COMMAND, "rhapsody-guardian", _SOURCE_FOLDER, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
+                    env={**os.environ, _MARK: duty.folder},
                 )
             except OSError as exc:
                 ours.close()
@@ -123,6 +127,7 @@ class GuardianStarter:
         with contextlib.suppress(subprocess.TimeoutExpired):
             if self._process is not None:
                 self._process.wait(timeout=1)
+        end_marked(_MARK, self._mark)  # workers died with their parent, but not what they had started
         code = self._process.returncode if self._process is not None else None
         ended = "is gone" if code is None else describe_exit(code)
         self._on_lost(f"the process that starts and watches workers {ended}; its log is {self._log}")
@@ -137,7 +142,7 @@ class GuardianStarter:
         """Let the guardian end everything, and wait for it; see `Starter.aclose`."""
         self._hang_up()  # its sign to end everything: it does so even if this call is cancelled now
         process, self._process = self._process, None
-        if process is not None:
+        if process is not None and process.poll() is None:
             await _exited(process)
 
 
@@ -150,6 +155,7 @@ async def _exited(process: subprocess.Popen[bytes], limit_s: float = 15.0) -> No
         await asyncio.wait_for(ended.wait(), limit_s)
     except TimeoutError:
         process.kill()
+        ended.set()
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)

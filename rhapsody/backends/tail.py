@@ -71,6 +71,10 @@ class TailWriter(io.RawIOBase):
     def fileno(self) -> int:
         return self._descriptor
 
+    @override
+    def close(self) -> None:
+        """Stay open: a task that closes its output must not silence those after it."""
+
     def take(self) -> str:
         """Return the tail of what was printed since the last time."""
         self.printed = False

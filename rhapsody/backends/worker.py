@@ -44,7 +44,6 @@ class Worker:
         self._connection = connection
         self._page = page
         self._words = wire.page_words(page)
-        self._words[wire.SKIP_FROM] = (1 << 64) - 1
         self._end = wire.OUTBOX
         """Where the next record goes in the page."""
         self._flushed_ns = 0
@@ -215,10 +214,10 @@ class Worker:
                 except BaseException as exc:  # noqa: BLE001 - the user's function
                     failed[index] = encode_failure(exc)[1]
                     values.append(None)
+                if _forked:
+                    os._exit(0)  # the function forked, and this is the child coming back
                 stamp = now()
                 if stamp - last_ns > FLUSH_NS and index + 1 < stop:
-                    if _forked:
-                        os._exit(0)
                     data = self._encode_items(posted, values, failed)
                     self._post(sequence, words[wire.STARTED], stamp + self._clock_offset_ns, wire.ITEMS, data)
                     self._flush(stamp + self._clock_offset_ns)
@@ -233,12 +232,12 @@ class Worker:
             return marshal.dumps((first, len(values), True, values, failed))
         try:
             return marshal.dumps((first, len(values), False, pickle_value(values), failed))
-        except Exception:  # noqa: BLE001 - some value cannot be pickled: find out which
+        except BaseException:  # noqa: BLE001 - some value cannot be pickled: find out which
             kept: list[bytes | None] = []
             for index, value in enumerate(values, first):
                 try:
                     kept.append(pickle_value(value))
-                except Exception as exc:  # noqa: BLE001 - the user's value
+                except BaseException as exc:  # noqa: BLE001 - the user's value
                     kept.append(None)
                     failed[index] = encode_failure(exc, cause="result")[1]
             return marshal.dumps((first, len(values), None, kept, failed))

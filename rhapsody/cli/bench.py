@@ -136,7 +136,7 @@ def _rows_table(mode: str, rows: list[Row]) -> Table:
 
     table = Table(title=mode, title_justify="left")
     table.add_column("n", justify="right")
-    table.add_column("system")
+    table.add_column("system", min_width=22)
     metrics = list(dict.fromkeys(row.metric for row in rows))
     for metric in metrics:
         table.add_column(_heading(metric), justify="right")

@@ -93,7 +93,7 @@ def as_json(outcome: Outcome, error: str) -> str:
 
 def duration(seconds: float) -> str:
     """Render a duration in the two units that matter."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -54,12 +54,12 @@ class Row(FrozenModel):
 
     @property
     def label(self) -> str:
-        """System, backend and what sets it apart, for people and as a key of ratios."""
-        notes = [] if self.backend == self.system else [self.backend]
+        """System and what sets it apart, for people and as a key of ratios."""
+        notes = [] if self.backend in (self.system, "local") else [self.backend]
         if "journal" in self.options:
             notes.append(f"journal {'on' if self.options['journal'] else 'off'}")
         if self.options.get("executes") is False:
-            notes.append("executes nothing")
+            notes.append("no execution")
         return f"{self.system} ({', '.join(notes)})" if notes else self.system
 
 

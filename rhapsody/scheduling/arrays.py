@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
+from rhapsody.scheduling.retry import delay_before_next, delay_when_lost
 
 if TYPE_CHECKING:
     from rhapsody.abc import Report, RetryPolicy
@@ -124,13 +125,12 @@ class ArrayRun:
         """Settle failed items, or those to be tried again; a report counts each item once."""
         again: list[tuple[int, int, float]] = []
         failure = report.failure or Failure(Cause.CANCELED, "cancelled")
-        lost = report.state is State.UNKNOWN
         for index in range(first, stop):
             if index in run.failed:
                 continue
             run.failed.add(index)
             run.left -= 1
-            delay_s = self._delay_of(index, failure, lost=lost)
+            delay_s = self._delay_of(index, failure, report.state)
             if delay_s is None:
                 self.task.failures[index] = failure
                 self.task.settled += 1
@@ -139,13 +139,12 @@ class ArrayRun:
                 self._delayed += 1
         return again
 
-    def _delay_of(self, index: int, failure: Failure, *, lost: bool) -> float | None:
+    def _delay_of(self, index: int, failure: Failure, state: State) -> float | None:
         if self.canceled or failure.cause == Cause.CANCELED:
             return None
         tries = self._tries[index] = self._tries.get(index, 0) + 1
-        if lost and self.task.options.idempotent:
-            return 0.0
-        return None if self._retry is None else self._retry.delay_before_next(tries, failure)
+        delay_s = delay_before_next(self._retry, tries, failure)
+        return delay_when_lost(state, tries, idempotent=self.task.options.idempotent) if delay_s is None else delay_s
 
     def again(self, first: int, stop: int) -> None:
         """Queue items whose delay is over."""
@@ -153,13 +152,22 @@ class ArrayRun:
             self._delayed -= 1
             self._todo.append((first, stop))
 
-    def cancel(self) -> None:
-        """Launch nothing more."""
+    def cancel(self) -> tuple[int, int]:
+        """Launch nothing more; return how many items waited to be launched, and how many for another try."""
         self.canceled = True
-        for first, stop in self._todo:
-            self.task.settled += stop - first
+        waiting, delayed = sum(stop - first for first, stop in self._todo), self._delayed
+        self.task.settled += waiting + delayed
         self._todo.clear()
         self._delayed = 0
+        return waiting, delayed
+
+    def refuse(self, failure: Failure) -> int:
+        """Fail what waits to be launched; return how many items that were."""
+        refused = [index for first, stop in self._todo for index in range(first, stop)]
+        self.task.failures.update(dict.fromkeys(refused, failure))
+        self.task.settled += len(refused)
+        self._todo.clear()
+        return len(refused)
 
     def outcome(self) -> tuple[State, Failure | None]:
         """Return how the array task ended."""

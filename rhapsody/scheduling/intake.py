@@ -8,6 +8,7 @@ from rhapsody.errors import SpecError, unknown_name
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.policy import Policy, Retry
+from rhapsody.model.resources import Resources
 from rhapsody.model.task import DEFAULT_OPTIONS, ComputeTask, Task
 from rhapsody.scheduling.graph import dependencies_of, has_arguments, require_acyclic, require_known
 from rhapsody.scheduling.placement import PLACEMENT_POLICIES
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from rhapsody.abc import Backend, RetryPolicy
-    from rhapsody.model.resources import Resources
     from rhapsody.scheduling.mapper import Mapper
 
 NEW = State.NEW
+_POLICIES_KEPT = 4096
 _KINDS = frozenset({ComputeTask, ArrayTask})
 
 
@@ -30,16 +31,18 @@ class Plan:
         numbers: Of its tasks.
         uids: That users gave.
         edges: Dependencies of the tasks that have any.
+        companions: Tasks that others shall be placed beside, each with one of those.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.numbers: Collection[int] = {task.number for task in tasks if isinstance(task, Task)}
         self.uids: set[str] = set()
         self.edges: dict[Task, Sequence[Task]] = {}
+        self.companions: dict[Task, Task] = {}
 
 
 def _refuse(task: Task) -> NoReturn:
-    if not isinstance(task, ComputeTask | ArrayTask):
+    if type(task) not in _KINDS:
         raise SpecError(f"submit() takes tasks, not {task!r}; make a ComputeTask of it")
     raise SpecError(f"task {task.uid} was submitted before; make a new ComputeTask to run it again")
 
@@ -75,7 +78,10 @@ class Intake:
         effective = self._effective.get(policy)
         if effective is None:
             effective = self._default if policy is None else policy.over(self._default)
-            self._effective[policy] = effective
+            if len(self._effective) >= _POLICIES_KEPT:
+                self._effective.clear()
+            if effective.colocate_with is None:  # else the task would live as long as the session
+                self._effective[policy] = effective
         return effective
 
     def check(self, tasks: Sequence[Task], plan: Plan) -> None:
@@ -90,8 +96,10 @@ class Intake:
                 _refuse(task)
             options = task.options
             if task.resources is not last[0] or options.policy is not last[1]:
-                self._check_request(task)
+                self._check_request(task, plan)
                 last = (task.resources, options.policy)
+            if options is not DEFAULT_OPTIONS or task.priority.__class__ is not int:
+                _check_options(task)
             if task.given_uid is not None:
                 self._check_uid(task.given_uid, plan)
             if type(task) is ComputeTask and (task.executable is not None or task.resources.is_mpi):
@@ -109,6 +117,12 @@ class Intake:
             seen: set[int] = set()
             twice = next(task for task in tasks if task.number in seen or seen.add(task.number))  # type: ignore[func-returns-value]
             raise SpecError(f"task {twice.uid} is in the list twice")
+        for companion, task in plan.companions.items():
+            if companion.state is NEW and companion.number not in plan.numbers:
+                raise SpecError(
+                    f"the policy of task {task.uid}: colocate_with={companion.uid}, which was not submitted;"
+                    " submit both in one list, or that one first"
+                )
         for task, dependencies in plan.edges.items():
             require_known(task, dependencies, plan.numbers, live)
         if plan.edges:
@@ -119,19 +133,26 @@ class Intake:
             raise SpecError(f"uid {uid!r} was used before in this session; uids are unique, also after a task's end")
         plan.uids.add(uid)
 
-    def _check_request(self, task: Task) -> None:
-        policy = self.policy_of(task)
+    def _check_request(self, task: Task, plan: Plan) -> None:
         where = f"task {task.uid}"
-        if task.options.policy is not None:
-            self._check_policy(task.options.policy, f"the policy of {where}")
-            if task.options.policy.routing is not None:
+        if not isinstance(task.resources, Resources):
+            raise SpecError(f"{where}: resources={task.resources!r} must be Resources(…)")
+        own = task.options.policy
+        if own is not None:
+            self._check_policy(own, f"the policy of {where}")
+            if own.routing is not None:
                 raise SpecError(f"{where}: Policy.routing speaks to AI tasks only; leave it out")
+        policy = self.policy_of(task)
+        if policy.colocate_with is not None:
+            plan.companions.setdefault(policy.colocate_with, task)
         try:
             self._mapper.check(task.resources, policy)
         except SpecError as exc:
             raise SpecError(f"{where}: {exc}") from exc
 
     def _check_policy(self, policy: Policy, where: str) -> None:
+        if not isinstance(policy, Policy):
+            raise SpecError(f"{where} is {policy!r}; it must be Policy(…)")
         if policy.backend is not None and policy.backend != self._backend.name:
             raise SpecError(f"{where}: {unknown_name('backend', policy.backend, [self._backend.name])}")
         placement = policy.placement
@@ -139,10 +160,28 @@ class Intake:
             raise SpecError(f"{where}: {unknown_name('placement policy', placement, PLACEMENT_POLICIES)}")
         if not (placement is None or isinstance(placement, str) or hasattr(placement, "choose")):
             raise SpecError(f"{where}: placement={placement!r} has no choose(); see rhapsody.abc.PlacementPolicy")
-        retry = policy.retry
-        if isinstance(retry, bool) or not (
-            retry is None or isinstance(retry, int) or hasattr(retry, "delay_before_next")
-        ):
-            raise SpecError(f"{where}: retry={retry!r} is no number of attempts and no RetryPolicy")
+        _check_retry(policy.retry, where)
+        if type(policy.priority) is not int:
+            raise SpecError(f"{where}: priority={policy.priority!r} must be a whole number")
         if policy.colocate_with is not None and not isinstance(policy.colocate_with, Task):
             raise SpecError(f"{where}: colocate_with={policy.colocate_with!r} must be a task")
+        try:
+            hash(policy)  # tasks of equal policies are queued together
+        except TypeError as exc:
+            raise SpecError(f"{where}: {exc}; give its class a __hash__, a dataclass eq=False or frozen=True") from exc
+
+
+def _check_options(task: Task) -> None:
+    if type(task.priority) is not int:
+        raise SpecError(f"task {task.uid}: priority={task.priority!r} must be a whole number")
+    _check_retry(task.options.retry, f"task {task.uid}")
+    for other in task.options.after:
+        if not isinstance(other, Task):
+            raise SpecError(f"task {task.uid}: after={other!r}: only tasks can be waited for")
+
+
+def _check_retry(retry: object, where: str) -> None:
+    if isinstance(retry, int) and (isinstance(retry, bool) or retry < 1):
+        raise SpecError(f"{where}: retry={retry!r} must be at least 1 attempt in all, or a retry policy")
+    if not (retry is None or isinstance(retry, int) or hasattr(retry, "delay_before_next")):
+        raise SpecError(f"{where}: retry={retry!r} is no number of attempts and no RetryPolicy")

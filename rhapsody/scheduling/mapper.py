@@ -51,7 +51,7 @@ class Mapper:
         self._free_gpus = allocation.gpus
         self._one_core = self._grid.levels(SERIAL)[0]
         self._core_step = self._grid.core_step
-        self._held: set[int] = set()
+        self._held: dict[int, Placement] = {}
         self._nodes_held: set[int] = set()
 
     @property
@@ -113,7 +113,7 @@ class Mapper:
             return self._place_one_core()
         found = self._find(request, policy, within)
         if found is not None:
-            self._held.add(id(found))
+            self._held[id(found)] = found
         elif within is not None and not self._capacity.holds(request, wrapping=policy.oversubscribe, within=within):
             raise SpecError(
                 f"asked for {request} on the nodes of another task; those {len(within)} cannot hold it even when all"
@@ -128,7 +128,7 @@ class Mapper:
             RuntimeError: It is not held: it was released before, or comes from elsewhere.
         """
         try:
-            self._held.remove(id(placement))
+            del self._held[id(placement)]
         except KeyError:
             raise RuntimeError(f"{placement} is not held: it was released before, or comes from elsewhere") from None
         slots = placement.slots
@@ -156,7 +156,7 @@ class Mapper:
         layer.total -= 1
         layer.move(node, state - self._core_step)
         placement = Placement((Slot(node, core_ids),))
-        self._held.add(id(placement))
+        self._held[id(placement)] = placement
         return placement
 
     def _release_cores(self, slot: Slot) -> None:

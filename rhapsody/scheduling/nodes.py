@@ -229,22 +229,27 @@ class Layer:
             entry, spot = heappop(frontier)
             if -entry[0] < least:
                 return
+            if entry != previous and self._is_current(entry, state):
+                previous = entry
+                yield entry[1]
             for child in range(2 * spot + 1, min(2 * spot + 3, len(heap))):
                 heappush(frontier, (heap[child], child))
-            free, node = -entry[0], entry[1]
-            if entry != previous and self._states[node] == state and self.memory[node] == free:
-                previous = entry
-                yield node
 
     def _heap(self, state: int) -> list[tuple[int, int]]:
-        """Return the heap of a bucket that is not empty: `(-free bytes, node)`, outdated entries among them."""
+        """Return the heap of a bucket that is not empty: `(-free bytes, node)`, outdated entries below the first."""
         if self._heaps is None:
             self._heaps = {}
         heap = self._heaps.get(state)
         if heap is None:
             heap = self._heaps[state] = [(-self.memory[node], node) for node in self.buckets[state]]
             heapify(heap)
+        while not self._is_current(heap[0], state):  # never while a walk is under way: it began with this
+            heappop(heap)
         return heap
+
+    def _is_current(self, entry: tuple[int, int], state: int) -> bool:
+        node = entry[1]
+        return self._states[node] == state and self.memory[node] == -entry[0]
 
     def _note_memory(self, node: int, state: int) -> None:
         heaps = self._heaps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import islice
+from operator import index
 from typing import TYPE_CHECKING
 
 from rhapsody.errors import SpecError, unknown_name
@@ -120,7 +121,7 @@ def choose_nodes(policy: PlacementPolicy, request: Resources, free: FreeNodes, n
     for node, ranks in ranks_on.items():
         wrong = _fault(node, ranks, request, free, node_count)
         if wrong:
-            raise SpecError(f"placement policy {name} chose {ranks!r} ranks on node {node!r}: {wrong}")
+            raise SpecError(f"placement policy {name} chose {ranks} ranks on node {node}: {wrong}")
     if sum(ranks_on.values()) != request.ranks:
         raise SpecError(
             f"placement policy {name} chose {sum(ranks_on.values())} ranks; the request has {request.ranks}"
@@ -131,13 +132,14 @@ def choose_nodes(policy: PlacementPolicy, request: Resources, free: FreeNodes, n
 def _collect(chosen: Choice) -> dict[int, int]:
     ranks_on: dict[int, int] = {}
     for node, ranks in chosen:
-        ranks_on[node] = ranks_on.get(node, 0) + ranks
+        number = index(node)  # whole numbers of other libraries are welcome
+        ranks_on[number] = ranks_on.get(number, 0) + index(ranks)
     return ranks_on
 
 
-def _fault(node: object, ranks: object, request: Resources, free: FreeNodes, node_count: int) -> str:
-    if type(node) is not int or type(ranks) is not int or ranks < 1:
-        return "both must be whole numbers, and the ranks at least 1"
+def _fault(node: int, ranks: int, request: Resources, free: FreeNodes, node_count: int) -> str:
+    if ranks < 1:
+        return "it must be at least 1"
     if not 0 <= node < node_count:
         return f"the allocation has nodes 0 to {node_count - 1}"
     room = free.ranks_that_fit(node, request)

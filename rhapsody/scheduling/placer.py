@@ -139,23 +139,39 @@ class Placer:
 
     def pump(self) -> None:
         """Place what fits, the most urgent first; a big one that waits is not overtaken for ever."""
-        if self.paused or not self._has_room:
-            return
+        while not self.paused and self._has_room and self._walk():
+            pass
+
+    def _walk(self) -> bool:
+        """Go through the lines once; return whether a task was placed that a line before it waits to join."""
         kept: list[Line] = []
+        followers: list[tuple[Line, Task]] = []
         blocked: Line | None = None
         while (line := self._queue.pop()) is not None:
+            companion = self._companion_of(line)
+            if companion is not None and companion.lease is None:
+                followers.append((line, companion))
+                continue
             launched = self._place(line)
             if launched:
                 line.overtaken = 0
-                if blocked is not None:
+                if blocked is not None and self._delays(blocked, line):
                     blocked.overtaken += launched
             if line.tasks:
                 kept.append(line)
                 blocked = blocked or line
+            else:
+                self._queue.forget(line)
             if not self._has_room or (blocked is not None and blocked.overtaken > self._patience):
                 break
-        for line in kept:
+        for line in (*kept, *(line for line, _ in followers)):
             self._queue.push(line)
+        return any(companion.lease is not None for _, companion in followers)
+
+    def _delays(self, blocked: Line, line: Line) -> bool:
+        """Return whether what a line takes may be what a blocked one waits for: CPU tasks take no GPUs."""
+        asked = blocked.key.request
+        return line.key.request.gpus_per_rank > 0 or asked.ranks * asked.gpus_per_rank <= self._mapper.free_gpus
 
     @property
     def _has_room(self) -> bool:
@@ -170,7 +186,11 @@ class Placer:
             if run is not None and not run.has_more:
                 line.tasks.clear()
                 break
-            placement = self._placement_for(line)
+            try:
+                placement = self._placement_for(line)
+            except Exception as exc:  # noqa: BLE001 - a user's placement policy may raise anything
+                self._refuse(line.tasks.popleft(), exc)
+                continue
             if placement is None:
                 break
             lease = Lease(placement, line)
@@ -185,18 +205,15 @@ class Placer:
         """Return how many of a line's requests the allocation holds at most, roughly."""
         return max(1, self._mapper.usable_cores // line.key.request.cores_per_rank)
 
-    def _placement_for(self, line: Line) -> Placement | None:
-        within: Sequence[int] | None = None
+    def _companion_of(self, line: Line) -> Task | None:
+        """Return the task whose nodes a line's tasks shall share, while there is one."""
         companion = line.key.policy.colocate_with
-        if companion is not None and not companion.is_final:
-            if companion.lease is None:
-                return None
-            within = companion.lease.placement.nodes
-        try:
-            return self._mapper.place(line.key.request, line.key.policy, within)
-        except Exception as exc:  # noqa: BLE001 - a user's placement policy may raise anything
-            self._refuse(line.tasks.popleft(), exc)
-            return None
+        return None if companion is None or companion.is_final or companion is line.tasks[0] else companion
+
+    def _placement_for(self, line: Line) -> Placement | None:
+        companion = self._companion_of(line)
+        within = companion.lease.placement.nodes if companion is not None else None
+        return self._mapper.place(line.key.request, line.key.policy, within)
 
     def _launch(self, lease: Lease, tasks: list[Task]) -> None:
         for task in tasks:

@@ -135,9 +135,14 @@ class ReadyQueue:
             line.queued = False
             if line.prune():
                 return line
-            if line.key.alone > 0 or len(self._lines) > LINES_KEPT:
-                self._lines.pop(line.key, None)
+            self.forget(line)
         return None
+
+    def forget(self, line: Line) -> None:
+        """Drop a line that has run empty, unless more of the same is likely to come."""
+        key = line.key
+        if key.alone > 0 or key.policy.colocate_with is not None or len(self._lines) > LINES_KEPT:
+            self._lines.pop(key, None)
 
     def is_next(self, line: Line) -> bool:
         """Return whether no other line goes before this one."""

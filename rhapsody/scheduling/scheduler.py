@@ -10,27 +10,27 @@ import asyncio
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
-from rhapsody.errors import JournalError, SessionClosedError
+from rhapsody.errors import BackendError, JournalError, SessionClosedError
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.task import ComputeTask, Task
 from rhapsody.scheduling.graph import link
 from rhapsody.scheduling.intake import Intake, Plan
+from rhapsody.scheduling.outbox import Outbox
 from rhapsody.scheduling.placer import Lease, Placer
+from rhapsody.scheduling.retry import delay_before_next, delay_when_lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from rhapsody.abc import Backend, EventSink, Report
     from rhapsody.model.policy import Policy
+    from rhapsody.scheduling.arrays import ArrayRun
     from rhapsody.scheduling.mapper import Mapper
 
 SLICE = 2048
 """Tasks that are taken in before the event loop gets its turn."""
-JOURNAL_RETRY_S = 1.0
-_LOST_LIMIT = 3
-"""Launches of an idempotent task whose end nobody saw."""
 WAITING, READY, PLACED, RUNNING = State.WAITING, State.READY, State.PLACED, State.RUNNING
 DONE, FAILED, CANCELED, UNKNOWN = State.DONE, State.FAILED, State.CANCELED, State.UNKNOWN
 
@@ -64,18 +64,22 @@ class Scheduler:
         self._intake = Intake(backend, mapper, policy)
         self._submitting = asyncio.Lock()
         self._live: dict[int, Task] = {}
-        self._ended: list[Task] = []
         self._loose: deque[Task] = deque()
         """Tasks that have ended, whose dependents do not know yet."""
         self._timers: dict[Task, asyncio.TimerHandle] = {}
+        self._returned: list[Task] = []
+        """Tasks that were launched and given back, to be queued at the front."""
+        self._unwanted: set[int] = set()
+        """Numbers of placed tasks that were cancelled: they are not launched again."""
         self._closed = ""
-        self._stalled: asyncio.TimerHandle | None = None
+        self._gone = False
+        self._outbox = Outbox(sink, backend, notify, self._cycle)
         self.counts: Counter[State] = Counter()
         """Tasks by state; items of array tasks count each."""
         self.running: dict[int, Task] = {}
         """Tasks seen RUNNING, in the order in which they were seen."""
-        self.failed: list[Task] = []
-        """Tasks that ended as FAILED or UNKNOWN, for the session to take."""
+        self.on_failure: Callable[[Task], object] = lambda _task: None
+        """Called with each task that ended FAILED or UNKNOWN."""
         self._placer = Placer(mapper, self._intake, self.counts, self._refuse)
 
     @property
@@ -112,11 +116,17 @@ class Scheduler:
             except asyncio.CancelledError:  # all or none: the rest goes in at once
                 self._accept(tasks[first + SLICE :], plan)
                 raise
+            finally:
+                if self._closed:  # meanwhile
+                    self.cancel([task for task in tasks if task.state in (WAITING, READY)], self._closed)
+        await self._outbox.written()
 
     def _require_open(self) -> None:
+        if self._gone:
+            raise BackendError(f"no more tasks are taken: {self._closed}")
         if self._closed:
             raise SessionClosedError(f"no more tasks are taken: {self._closed}")
-        if self._stalled is not None:
+        if self._outbox.stalled:
             raise JournalError("no tasks are taken while the journal cannot be written; see the message before")
 
     def _accept(self, tasks: Sequence[Task], plan: Plan) -> None:
@@ -157,8 +167,12 @@ class Scheduler:
 
     def _refuse(self, task: Task, exc: Exception) -> None:
         """Fail a task that a user's policy cannot place."""
-        text = f"it could not be placed: {type(exc).__name__}: {exc}"
-        self._end(task, FAILED, self._clock(), Failure(Cause.LAUNCH, text, exc))
+        failure = Failure(Cause.LAUNCH, f"it could not be placed: {type(exc).__name__}: {exc}", exc)
+        if isinstance(task, ArrayTask):
+            self._move(self._placer.arrays[task.number].refuse(failure), READY, FAILED)
+            self._go_on_with(task)
+        else:
+            self._end(task, FAILED, self._clock(), failure)
 
     # Hearing
 
@@ -204,7 +218,9 @@ class Scheduler:
         self._sink.entered(RUNNING, tasks, starts)
         self._sink.entered(DONE, tasks, ends)
         self._move(len(tasks), PLACED, DONE)
-        self._ended += tasks
+        self._outbox.ended += tasks
+        if self._unwanted:
+            self._unwanted.difference_update(task.number for task in tasks)
         self._loose.extend(task for task in tasks if task.links is not None)
 
     def _hear_other(self, task: Task, report: Report, hungry: list[Lease]) -> None:
@@ -244,42 +260,38 @@ class Scheduler:
 
     def _take_back(self, task: Task) -> None:
         """Queue a task again, at the front, that was launched and never started."""
-        task.attempt -= 1
-        if self._closed:
-            self._end(task, CANCELED, self._clock(), Failure(Cause.CANCELED, self._closed))
+        if self._closed or task.number in self._unwanted:
+            reason = self._closed or "cancelled before it ran"
+            self._end(task, CANCELED, self._clock(), Failure(Cause.CANCELED, reason))
             return
         self._move(1, task.state, READY)
+        task.attempt -= 1
         task.state = READY
         self._sink.entered(READY, [task], self._clock())
-        self._placer.join_front(task)
+        self._returned.append(task)
 
     def _tried_again(self, task: Task, report: Report) -> bool:
         """Queue a failed attempt's task once more where its policy says so; return whether it did."""
-        delay_s = None if self._closed or report.state is CANCELED else self._delay_before_next(task, report)
+        failure = report.failure
+        if self._closed or failure is None or report.state is CANCELED or task.number in self._unwanted:
+            return False
+        delay_s = delay_before_next(self._intake.retry_of(task), task.attempt, failure)
+        if delay_s is None:
+            delay_s = delay_when_lost(report.state, task.attempt, idempotent=task.options.idempotent)
         if delay_s is None:
             return False
         self.running.pop(task.number, None)
         self._move(1, task.state, WAITING)
-        task.state, task.value, task.stdio = WAITING, None, None
+        ended_ns = report.ended_ns or self._clock()
+        task.failure = failure  # for the sink
+        self._sink.entered(report.state, [task], ended_ns)
+        task.state, task.value, task.stdio, task.failure = WAITING, None, None, None
+        self._sink.entered(WAITING, [task], ended_ns)
         if delay_s > 0:
             self._timers[task] = asyncio.get_running_loop().call_later(delay_s, self._wake, task)
         else:
             self._make_ready([task], self._clock())
         return True
-
-    def _delay_before_next(self, task: Task, report: Report) -> float | None:
-        failure = report.failure
-        lost = report.state is UNKNOWN
-        if failure is None or (lost and not task.options.idempotent):
-            return None
-        policy = self._intake.retry_of(task)
-        if policy is None:
-            return 0.0 if lost and task.attempt < _LOST_LIMIT else None
-        try:
-            return policy.delay_before_next(task.attempt, failure)
-        except Exception as exc:  # noqa: BLE001 - a user's retry policy may raise anything
-            self._notify(f"the retry policy of task {task.uid} failed, so it is not tried again: {exc!r}")
-            return None
 
     def _wake(self, task: Task) -> None:
         """Queue a task whose delay before the next attempt is over."""
@@ -289,21 +301,23 @@ class Scheduler:
 
     def _hear_items(self, task: ArrayTask, report: Report, hungry: list[Lease]) -> None:
         run = self._placer.arrays.get(task.number)
-        if run is None or report.items is None:
-            return
+        if run is None or report.items is None or report.attempt not in run.attempts():
+            return  # fenced
         if task.state is PLACED and report.started_ns:
             task.state = RUNNING
             self.running[task.number] = task
         first, stop = report.items
         before = task.settled
+        task.attempt = report.attempt
+        state = CANCELED if report.state is READY and run.canceled else report.state
         lease, again = run.hear(report, self._placer.costs)
         moment = report.ended_ns or report.started_ns or self._clock()
         detail = report.failure.message if report.failure is not None else ""
-        self._sink.items_entered(report.state, task, report.items, moment, detail)
-        if report.state is READY:
+        self._sink.items_entered(state, task, report.items, moment, detail)
+        if state is READY:
             self._move(stop - first, PLACED, READY)
-        elif report.state is not RUNNING:
-            self._move(task.settled - before, PLACED, report.state)
+        elif state is not RUNNING:
+            self._move(task.settled - before, PLACED, state)
         for start, end, delay_s in again:
             self._move(end - start, PLACED, WAITING)
             asyncio.get_running_loop().call_later(delay_s, self._wake_items, task, (start, end))
@@ -323,17 +337,25 @@ class Scheduler:
         """Queue an array task that has items left; end one that has none."""
         run = self._placer.arrays[task.number]
         if self._closed and run.has_more:
-            run.cancel()
+            self._drop_items(run, CANCELED)
         if run.is_over:
             state, failure = run.outcome()
             self._end(task, state, self._clock(), failure)
         elif run.has_more:
             self._placer.join_items(task)
 
+    def _drop_items(self, run: ArrayRun, state: State) -> None:
+        """Launch no more of an array task; its items that were not launched end in this state."""
+        ready, delayed = run.cancel()
+        self._move(ready, READY, state)
+        self._move(delayed, WAITING, state)
+
     def broken(self, reason: str) -> None:
         """Fail everything: the runtime is gone; see `rhapsody.abc.Listener`."""
         self._closed = f"backend {self._backend.name} is gone: {reason}"
+        self._gone = True
         self._notify(self._closed)
+        self._outbox.launches = []
         for task in self.tasks:
             self._end(task, FAILED, self._clock(), Failure(Cause.LAUNCH, self._closed))
         self._cycle()
@@ -344,27 +366,31 @@ class Scheduler:
         """Settle one task, and those that depend on it."""
         if self._live.pop(task.number, None) is None:
             return
-        if isinstance(task, ArrayTask):
+        run = self._placer.arrays.get(task.number)
+        if isinstance(task, ArrayTask) and run is not None:
+            self._drop_items(run, state)
             self._placer.leave(task)
         else:
-            self._move(1, task.state, state)
+            self._move(_weight(task), task.state, state)
         self.running.pop(task.number, None)
+        self._unwanted.discard(task.number)
         if (timer := self._timers.pop(task, None)) is not None:
             timer.cancel()
         task.state, task.failure = state, failure
         self._sink.entered(state, [task], when_ns)
-        self._ended.append(task)
+        self._outbox.ended.append(task)
         if state in (FAILED, UNKNOWN):
-            self.failed.append(task)
+            self.on_failure(task)
         if task.links is not None:
             self._loose.append(task)
 
     def _free_dependents(self) -> None:
         """Make ready what waited only for tasks that have ended; fail what needed one of them to be done."""
-        ready: list[Task] = []
         while self._loose:
-            self._tell_dependents(self._loose.popleft(), ready)
-        self._make_ready(ready, self._clock())
+            ready: list[Task] = []
+            while self._loose:
+                self._tell_dependents(self._loose.popleft(), ready)
+            self._make_ready(ready, self._clock())
 
     def _tell_dependents(self, task: Task, ready: list[Task]) -> None:
         dependents, task.links.dependents = task.links.dependents, []
@@ -379,8 +405,11 @@ class Scheduler:
                 ready.append(dependent)
 
     def _end_for_dependency(self, task: Task, dependency: Task) -> None:
-        why = dependency.failure.message if dependency.failure is not None else ""
-        text = f"its dependency {dependency.uid} ended {dependency.state}{': ' if why else ''}{why}"
+        why = dependency.failure
+        if why is not None and why.cause == Cause.DEPENDENCY:
+            text = why.message  # it names the first one; a chain may be long
+        else:
+            text = f"{dependency.uid}, which it depends on, ended {dependency.state}{f': {why.message}' if why else ''}"
         state = CANCELED if dependency.state is CANCELED else FAILED
         self._end(task, state, self._clock(), Failure(Cause.DEPENDENCY, text))
 
@@ -390,18 +419,19 @@ class Scheduler:
         for task in tasks:
             if task.number not in self._live:
                 continue
-            if isinstance(task, ArrayTask) and task.number in self._placer.arrays:
-                run = self._placer.arrays[task.number]
-                run.cancel()
+            run = self._placer.arrays.get(task.number)
+            if isinstance(task, ArrayTask) and run is not None:
+                self._drop_items(run, CANCELED)
                 attempts += [(task.number, attempt) for attempt in run.attempts()]
                 self._go_on_with(task)
             elif task.state in (PLACED, RUNNING):
+                self._unwanted.add(task.number)
                 attempts.append((task.number, task.attempt))
             else:
                 self._end(task, CANCELED, self._clock(), Failure(Cause.CANCELED, f"{reason} before it ran"))
         self._cycle()
         if attempts:
-            self._backend.cancel(attempts)
+            self._outbox.cancel(attempts)
 
     def close(self, reason: str) -> None:
         """Take and launch nothing more; what waits is cancelled, what runs goes on."""
@@ -412,42 +442,28 @@ class Scheduler:
     # The cycle
 
     def _cycle(self, hungry: Sequence[Lease] = ()) -> None:
-        self._free_dependents()
         placer = self._placer
-        placer.paused = bool(self._closed) or self._stalled is not None
+        while self._returned:
+            placer.join_front(self._returned.pop())
+        self._free_dependents()
+        placer.paused = bool(self._closed) or self._outbox.stalled
         placer.refill(hungry)
         placer.pump()
+        while self._loose:  # of tasks that could not be placed
+            self._free_dependents()
+            placer.pump()
         if placer.batch:
             self._sink.placed(placer.batch, self._clock())
-        self._conclude()
+            self._outbox.launches += placer.batch
+            placer.batch = []
+        self._outbox.flush()
 
-    def _conclude(self) -> None:
-        """Write the journal, then launch, then tell: nobody hears of what could be forgotten."""
-        try:
-            self._sink.commit()
-        except JournalError as exc:
-            if self._stalled is None:
-                self._notify(f"{exc}; nothing new starts until it can be written again")
-            self._stalled = asyncio.get_running_loop().call_later(JOURNAL_RETRY_S, self._resume)
-            return
-        batch, self._placer.batch = self._placer.batch, []
-        if batch:
-            self._backend.launch(batch)
-        ended, self._ended = self._ended, []
-        for task in ended:
-            watchers = task.watchers
-            if watchers is not None:
-                task.watchers = None
-                for watcher in watchers if type(watchers) is list else (watchers,):
-                    watcher(task)
-
-    def _resume(self) -> None:
-        """Try again after the journal could not be written."""
-        stalled, self._stalled = self._stalled, None
-        self._conclude()
-        if self._stalled is None and stalled is not None:
-            self._notify("the journal can be written again; going on")
-            self._cycle()
+    def abandon(self, reason: str) -> None:
+        """Settle what is left once the backend is closed, even when the journal cannot be written: nobody hangs."""
+        for task in self.tasks:
+            self._end(task, UNKNOWN, self._clock(), Failure(Cause.LOST, reason))
+        self._free_dependents()
+        self._outbox.abandon()
 
     def _move(self, count: int, before: State, after: State) -> None:
         self.counts[before] -= count

@@ -95,6 +95,8 @@ class Session:
         notify: Callable[[str], None] | None = None,
     ) -> None:
         self._backend = _choose_backend(backend)
+        _require_count("cores", cores)
+        _require_count("gpus", gpus)
         if allocation is None:
             cores = cores if cores is not None else _count_from("RHAPSODY_CORES")
             gpus = gpus if gpus is not None else _count_from("RHAPSODY_GPUS")
@@ -117,6 +119,8 @@ class Session:
         self._owner: asyncio.Task[Any] | None = None
         self._description: dict[str, Any] = {}
         self._failures: dict[str, FailureGroup] = {}
+        self._failed: list[tuple[str, Failure]] = []
+        """Uids and failures that were not yet taken in."""
         self._unseen: list[Failure] = []
         self._journal: Journal | NullJournal = NullJournal()
 
@@ -170,6 +174,7 @@ class Session:
                 clock=lambda: time.monotonic_ns() + offset_ns,
                 notify=self._notify,
             )
+            scheduler.on_failure = self._note_failure
             env = {"RHAPSODY_RUN_DIR": str(self._run_dir), "RHAPSODY_ATTEMPT": "1"}
             await self._backend.start(RunContext(self.allocation, self._run_dir, offset_ns, env), scheduler)
         except BaseException:
@@ -223,6 +228,7 @@ class Session:
             try:
                 await self._backend.aclose()
             finally:
+                self._scheduler.abandon("the session was closed before anybody saw how it ended")
                 self._finish_description()
                 self._journal.close()
 
@@ -265,7 +271,7 @@ class Session:
             SessionClosedError: The session drains or is closed.
             BackendError: The runtime did not start, or is gone.
         """
-        batch = [tasks] if isinstance(tasks, Task) else list(tasks)
+        batch = _list_of(tasks, "submit")
         scheduler = await self._open()
         await scheduler.submit(batch)
         return batch
@@ -321,7 +327,7 @@ class Session:
 
     async def cancel(self, tasks: Task | Iterable[Task]) -> None:
         """Cancel tasks and return when they have ended; no process of them is left."""
-        batch = [tasks] if isinstance(tasks, Task) else list(tasks)
+        batch = _list_of(tasks, "cancel")
         scheduler = await self._open()
         scheduler.cancel(batch)
         await Countdown(batch).wait(None)
@@ -387,14 +393,16 @@ class Session:
         self._unseen = [failure for failure in self._unseen if not failure.seen]
         return len(self._unseen)
 
+    def _note_failure(self, task: Task) -> None:
+        if task.failure is not None:
+            self._failed.append((task.uid, task.failure))
+        if len(self._failed) >= _FAILURES_KEPT:
+            self._take_failures()
+
     def _take_failures(self) -> None:
-        if self._scheduler is None:
-            return
-        failed, self._scheduler.failed = self._scheduler.failed, []
-        for task in failed:
-            if (failure := task.failure) is None:
-                continue
-            group = self._failures.setdefault(failure.cause, FailureGroup(0, failure.message, task.uid))
+        failed, self._failed = self._failed, []
+        for uid, failure in failed:
+            group = self._failures.setdefault(failure.cause, FailureGroup(0, failure.message, uid))
             group.count += 1
             if not failure.seen and failure.cause != "dependency" and len(self._unseen) < _FAILURES_KEPT:
                 self._unseen.append(failure)
@@ -439,6 +447,19 @@ def _count_from(variable: str) -> int | None:
     if not text.strip().isdigit():
         raise SpecError(f"{variable}={text!r} is no whole number; set it to a count or unset it")
     return int(text)
+
+
+def _require_count(name: str, value: object) -> None:
+    if value is not None and type(value) is not int:
+        raise SpecError(f"Session({name}={value!r}) must be a whole number; leave it out to take what is found")
+
+
+def _list_of(tasks: Task | Iterable[Task], verb: str) -> list[Task]:
+    if isinstance(tasks, Task):
+        return [tasks]
+    if not isinstance(tasks, Iterable):
+        raise SpecError(f"{verb}() takes a task or a list of tasks, not {tasks!r}")
+    return list(tasks)
 
 
 def _say(message: str) -> None:

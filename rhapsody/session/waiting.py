@@ -18,20 +18,24 @@ if TYPE_CHECKING:
 class Countdown:
     """Counts tasks down as they end; the last one wakes whoever waits."""
 
-    __slots__ = ("_future", "_left")
+    __slots__ = ("_future", "_left", "_tasks")
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._left = 1
+        self._tasks: list[Task] = []
+        """Those that were watched."""
         self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for task in tasks:
             if task.state is State.NEW:
                 raise not_submitted(task)
             if not task.state.is_final:
                 self._left += 1
+                self._tasks.append(task)
                 task.watch(self)
         self._count()
 
     def __call__(self, _task: Task) -> None:
+        """Count a task that has ended."""
         self._count()
 
     def _count(self) -> None:
@@ -41,11 +45,20 @@ class Countdown:
 
     async def wait(self, timeout_s: float | None) -> bool:
         """Return True when all have ended, False when the time is over before."""
-        if timeout_s is None:
-            await self._future
-            return True
-        done, _ = await asyncio.wait([self._future], timeout=timeout_s)
-        return bool(done)
+        try:
+            await asyncio.wait([self._future], timeout=timeout_s)
+            return self._future.done()
+        finally:
+            if not self._future.done():
+                self._stop_watching()
+
+    def _stop_watching(self) -> None:
+        """Leave no trace: whoever looks again and again must not make the tasks' lists grow."""
+        for task in self._tasks:
+            if task.watchers is self:
+                task.watchers = None
+            elif isinstance(task.watchers, list) and self in task.watchers:
+                task.watchers.remove(self)
 
 
 class Arrivals:
@@ -54,7 +67,7 @@ class Arrivals:
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._ended: deque[Task] = deque()
         self._left = 0
-        self._wake: asyncio.Future[None] | None = None
+        self._news = asyncio.Event()
         for task in dict.fromkeys(tasks):
             if task.state is State.NEW:
                 raise not_submitted(task)
@@ -63,19 +76,20 @@ class Arrivals:
 
     def _arrive(self, task: Task) -> None:
         self._ended.append(task)
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+        self._news.set()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Task:
-        if not self._left:
-            raise StopAsyncIteration
         while not self._ended:
-            self._wake = asyncio.get_running_loop().create_future()
-            await self._wake
+            if not self._left:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
         self._left -= 1
+        if not self._left:
+            self._news.set()  # others may iterate over this, too
         task = self._ended.popleft()
         task.look_at()
         return task

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from struct import Struct
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 from zlib import crc32
 
 import msgspec
@@ -45,10 +45,10 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=Fal
 
 
 class Run(Record, tag=0):
-    """The first record of a run, and only that: what run it is."""
+    """The first record of a run, and only that: what run it is, as JSON (which can say any text of Python's)."""
 
     schema: int
-    run: dict[str, Any]
+    run: str
 
 
 class Definition(Record):

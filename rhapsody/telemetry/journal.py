@@ -6,6 +6,7 @@ that network file systems keep it whole. `rhapsody.telemetry.reader` reads it ba
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ class Journal(EventSink):
 
         Args:
             folder: The run folder; `journal/` is made in it.
-            run: What describes the run: texts, numbers, lists and dicts of them.
+            run: What describes the run, of what JSON can say.
             segment_bytes: Size from which on a new segment is begun.
 
         Raises:
@@ -74,7 +75,7 @@ class Journal(EventSink):
         """
         journal = cls(SegmentWriter(folder / "journal", segment_bytes))
         try:
-            journal._append(Run(SCHEMA, run))
+            journal._append(Run(SCHEMA, json.dumps(run)))
             journal.commit()
         except BaseException:
             with suppress(JournalError):  # of what went wrong, the first is told

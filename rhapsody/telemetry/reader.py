@@ -6,6 +6,7 @@ anywhere else raises a `JournalError`. The events of a damaged frame are never g
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -93,9 +94,10 @@ def read_run(folder: Path) -> dict[str, Any]:
         JournalError: There is no journal, or its beginning is damaged.
     """
     with closing(_records(folder, None)) as records:
-        for _, _, record in records:
+        for path, offset, record in records:
             if isinstance(record, Run):
-                return record.run
+                with _located(path, offset):
+                    return dict(json.loads(record.run))
     raise JournalError(f"the journal of {folder} breaks off before it says what run it is")
 
 
@@ -269,7 +271,8 @@ def _frames(folder: Path, on_tail: Callable[[JournalTail], object] | None) -> It
     """Yield all whole frames; tell of damage at the end, raise for other."""
     index = 0
     tail: tuple[Path, Damage] | None = None
-    for path in _segments(folder / "journal"):
+    paths = _segments(folder / "journal")
+    for path in paths:
         with _located(path), path.open("rb") as file:
             while isinstance(found := read_frame(file, index), Frame):
                 tail = None  # what broke off in the segment before stands here once more
@@ -280,6 +283,8 @@ def _frames(folder: Path, on_tail: Callable[[JournalTail], object] | None) -> It
             tail = tail or (path, found)
             if holds_frame(file, found.offset):
                 raise _damaged(*tail)
+    if not index:
+        tail = tail or (paths[0], Damage(0, "the journal is empty"))
     if tail is not None and on_tail is not None:
         path, damage = tail
         on_tail(JournalTail(path.name, damage.offset, damage.reason))

@@ -31,9 +31,10 @@ class SegmentWriter:
         self._count = 0
         self._file = -1
         self._size = 0
-        self._syncer = _Syncer()
+        self._syncer = Syncer()
         try:
             folder.mkdir(mode=0o700)
+            _sync_folder(folder.parent)
             self._begin()
         except OSError as exc:
             if self._file >= 0:
@@ -120,7 +121,7 @@ class SegmentWriter:
 
     def _take_back(self, frames: list[bytes], written: int) -> None:
         """Cut off what was written of `frames`; where even that fails, leave the segment and keep whole frames."""
-        if self._file < 0 or not written:
+        if self._file < 0:
             return
         try:
             os.ftruncate(self._file, self._size)
@@ -140,7 +141,7 @@ class SegmentWriter:
         self._file = -1
 
 
-class _Syncer:
+class Syncer:
     """A thread that brings a file to disk soon after something was written; it sleeps while nothing is."""
 
     def __init__(self) -> None:
@@ -169,6 +170,8 @@ class _Syncer:
 
     def take_error(self) -> OSError | None:
         """Return the error of an fsync that was not told yet."""
+        if self._error is None:  # most often; and an error that comes up just now is not wiped out
+            return None
         error, self._error = self._error, None
         return error
 
@@ -183,10 +186,9 @@ class _Syncer:
             self._sync()
 
     def _run(self) -> None:
-        while True:
+        while not self._ending.is_set():  # asked last, behind the clearing: `end` sets this one first
             self._wanted.wait()
-            if self._ending.wait(SYNC_DELAY_S):
-                return
+            self._ending.wait(SYNC_DELAY_S)
             self._wanted.clear()  # before the fsync: what is written during it asks for another
             self._sync()
 

@@ -51,8 +51,13 @@ def living(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Process]]:
 
 
 @pytest.fixture
-def new_session(backend: str, tmp_path: Path, messages: list[str]) -> NewSession:
-    """Return what makes sessions over the backend under test, each with its run folder in the test's own folder."""
+def new_session(
+    backend: str, tmp_path: Path, messages: list[str], living: Callable[[], list[Process]]
+) -> NewSession:
+    """Return what makes sessions over the backend under test, each with its run folder in the test's own folder.
+
+    Their processes are those that `living` finds.
+    """
 
     def make(*, cores: int = 2, **options: Any) -> Session:  # noqa: ANN401 - as Session takes them
         return Session(backend=backend, cores=cores, runs=tmp_path / "runs", notify=messages.append, **options)

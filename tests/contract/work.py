@@ -71,12 +71,45 @@ def noted_pids(pids: Path) -> list[int]:
     return [int(line) for line in lines(pids)]
 
 
+def state_of(pid: int) -> str:
+    """Return the state of a process as one letter; empty when there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
 def is_alive(pid: int) -> bool:
     """Return whether a process exists and is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    return state_of(pid) not in ("", "Z", "X")
+
+
+def stop_here(ledger: Path, number: int, stopper: int) -> None:
+    """Note a task; the stopper's first attempt stays at it."""
+    attempt = os.environ["RHAPSODY_ATTEMPT"]
+    note(ledger, f"{number} {attempt}")
+    if number == stopper and attempt == "1":
+        note(ledger.with_name("pid"), os.getpid())
+        spin(DEADLINE_S)
+
+
+def log_start_and_end(ledger: Path, number: int) -> None:
+    """Note when a task begins and when it is over."""
+    note(ledger, f"start {number} {os.getpid()}")
+    spin(0.001)
+    note(ledger, f"end {number} {os.getpid()}")
+
+
+def rank() -> int:
+    """Return the rank that this process is."""
+    return int(os.environ["RHAPSODY_RANK"])
+
+
+def note_behind(gate: Path | None, ledger: Path, number: int) -> None:
+    """Note a number, once there is a gate where one was given."""
+    if gate is not None:
+        wait_for(gate)
+    note(ledger, number)
 
 
 # Ways to die
@@ -192,3 +225,21 @@ class Unsendable:
 
     def __reduce__(self) -> Any:  # noqa: ANN401 - it never returns
         raise self.error("stays where it is")
+
+
+class OnceOnly:
+    """Can be pickled where it was made, and nowhere else."""
+
+    def __init__(self) -> None:
+        self.home = os.getpid()
+
+    def __reduce__(self) -> Any:  # noqa: ANN401 - what pickle wants
+        if os.getpid() != self.home:
+            raise TypeError("it was sent once already")
+        return _once_only, (self.home,)
+
+
+def _once_only(home: int) -> OnceOnly:
+    made = OnceOnly()
+    made.home = home
+    return made

@@ -6,6 +6,7 @@ import io
 import sys
 from typing import TYPE_CHECKING
 
+from rhapsody.cli import progress
 from rhapsody.cli.progress import (
     Display,
     Kind,
@@ -63,15 +64,16 @@ def fold() -> None: ...
 def test_rate_is_that_of_the_last_five_seconds() -> None:
     board, clock = Board(), Clock()
     meter = Meter(board, clock)
+    rates = []
+
     for second in range(1, 11):
         clock.now = float(second)
         board.counts = {"DONE": 1000 * min(second, 5)}  # none is done from the fifth second on
-        rate = meter.look().rate
-        if second == 5:
-            while_busy = rate
+        rates.append(meter.look().rate)
 
-    assert while_busy == 1000.0
-    assert rate == 0.0
+    assert rates[4] == 1000.0
+    assert rates[6] == 600.0
+    assert rates[9] == 0.0
 
 
 def test_states_are_shown_in_the_order_of_interest_without_empty_ones() -> None:
@@ -140,7 +142,9 @@ def test_line_is_not_shown_before_there_is_a_task(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == ""
 
 
-async def test_session_is_looked_at_again_and_again_while_it_is_watched() -> None:
+async def test_session_is_looked_at_again_and_again_while_it_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "LOOK_EVERY_S", 0.001)
+
     class Looks(Progress):
         def __init__(self) -> None:
             self.seen: list[Look] = []
@@ -148,13 +152,13 @@ async def test_session_is_looked_at_again_and_again_while_it_is_watched() -> Non
         def show(self, look: Look) -> None:
             self.seen.append(look)
 
-    board, progress = Board(), Looks()
+    board, looks = Board(), Looks()
     board.counts = {"RUNNING": 1}
 
-    with progress.watching(board):
-        await eventually(lambda: len(progress.seen) >= 2)
+    with looks.watching(board):
+        await eventually(lambda: len(looks.seen) >= 2)
 
-    assert progress.seen[0].counts == {State.RUNNING: 1}
+    assert looks.seen[0].counts == {State.RUNNING: 1}
 
 
 def test_kind_of_progress_suits_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +170,7 @@ def test_kind_of_progress_suits_standard_error(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TERM", "dumb")
     on_dumb_terminal = progress_for("study.py", quiet=False)
 
-    kinds = [type(progress) for progress in (piped, on_terminal, quiet, on_dumb_terminal)]
+    kinds = [type(each) for each in (piped, on_terminal, quiet, on_dumb_terminal)]
     assert kinds == [Lines, Display, Progress, Lines]
 
 

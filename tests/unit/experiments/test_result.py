@@ -50,7 +50,7 @@ def test_row_label_says_what_sets_it_apart() -> None:
 
     labels = [ours.label, noop.label, plain.label]
 
-    assert labels == ["rhapsody (local, journal off)", "rhapsody-py (noop, executes nothing)", "ray"]
+    assert labels == ["rhapsody (journal off)", "rhapsody-py (noop, no execution)", "ray"]
 
 
 def test_ratios_divide_our_medians_by_theirs() -> None:
@@ -78,7 +78,7 @@ def test_ratios_divide_our_medians_by_theirs() -> None:
         row("ray", [10.0], options={"mode": "scaling"}),
         row("ray", [0.0]),
     ],
-    ids=["executes nothing", "other n", "other metric", "other mode", "zero"],
+    ids=["no execution", "other n", "other metric", "other mode", "zero"],
 )
 def test_ratios_leave_out_what_cannot_be_compared(other: Row) -> None:
     ours = row("rhapsody", [20.0])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ from rhapsody.experiments.throughput import METRICS, Measurement, Settings, vari
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+BENCH = [sys.executable, "-c", "from rhapsody.cli.bench import bench; bench()"]
 
 
 def settings(**changes: object) -> Settings:
@@ -36,10 +39,10 @@ def test_variants_take_turns_ours_first_and_each_backend_of_a_peer() -> None:
     labels = [variant.label for variant in variants(settings(peer_names=("rhapsody-py", "ray")), "functions")]
 
     assert labels == [
-        "rhapsody (local, journal on)",
-        "rhapsody (local, journal off)",
+        "rhapsody (journal on)",
+        "rhapsody (journal off)",
         "rhapsody-py (concurrent)",
-        "rhapsody-py (noop, executes nothing)",
+        "rhapsody-py (noop, no execution)",
         "ray",
     ]
 
@@ -47,7 +50,7 @@ def test_variants_take_turns_ours_first_and_each_backend_of_a_peer() -> None:
 def test_variants_without_the_journal_can_be_left_out() -> None:
     labels = [variant.label for variant in variants(settings(journal_off=False), "functions")]
 
-    assert labels == ["rhapsody (local, journal on)"]
+    assert labels == ["rhapsody (journal on)"]
 
 
 @pytest.mark.parametrize(
@@ -90,18 +93,13 @@ def test_measurement_goes_on_when_one_system_fails(tmp_path: Path) -> None:
 def test_command_measures_ours_and_a_peer(tmp_path: Path) -> None:
     command = ["throughput", "--n", "64", "--repeats", "1", "--peer", "processpool", "--out", str(tmp_path)]
 
-    done = subprocess.run(
-        [sys.executable, "-c", "from rhapsody.cli.bench import bench; bench()", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = subprocess.run([*BENCH, *command], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     result = Result.load(tmp_path / "result.json")
     assert {row.label for row in result.rows} == {
-        "rhapsody (local, journal on)",
-        "rhapsody (local, journal off)",
+        "rhapsody (journal on)",
+        "rhapsody (journal off)",
         "processpool",
     }
     assert all(row.unit for row in result.rows)
@@ -150,6 +148,22 @@ def test_command_exits_with_1_when_a_system_failed(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "problem: [1/2] rhapsody (absent, journal on)" in done.output
     assert (tmp_path / "result.json").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_command_keeps_what_it_has_when_interrupted(sent: signal.Signals, tmp_path: Path) -> None:
+    command = ["throughput", "--n", "64", "--repeats", "500", "--no-journal-variant", "--out", str(tmp_path)]
+    with subprocess.Popen([*BENCH, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr is not None
+        while not running.stderr.readline().startswith("[1/500]"):
+            assert running.poll() is None
+
+        running.send_signal(sent)
+
+        rest = running.stderr.read()
+    assert running.returncode == 1
+    assert "interrupted" in rest
+    assert len(Result.load(tmp_path / "result.json").rows) == 3
 
 
 def test_command_help_names_every_mode_and_peer() -> None:

@@ -13,7 +13,7 @@ from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.policy import Policy, Retry
 from rhapsody.model.resources import Resources
 from rhapsody.model.task import ComputeTask
-from rhapsody.scheduling import scheduler as scheduler_module
+from rhapsody.scheduling import outbox, scheduler as scheduler_module
 from tests.eventually import eventually
 from tests.scripted import Rig, nodes_of
 
@@ -480,7 +480,7 @@ class TestJournalTrouble:
     async def test_nothing_is_launched_or_told_until_the_journal_can_be_written(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(scheduler_module, "JOURNAL_RETRY_S", 0.01)
+        monkeypatch.setattr(outbox, "JOURNAL_RETRY_S", 0.01)
         rig = Rig(nodes_of(1))
         first, second = plain(), plain()
         await rig.submit(first, second)
@@ -503,7 +503,7 @@ class TestJournalTrouble:
     async def test_the_user_hears_once_of_the_trouble_and_once_of_its_end(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(scheduler_module, "JOURNAL_RETRY_S", 0.001)
+        monkeypatch.setattr(outbox, "JOURNAL_RETRY_S", 0.001)
         rig = Rig()
         task = plain()
         await rig.submit(task)
@@ -517,7 +517,7 @@ class TestJournalTrouble:
             rig.scheduler.hear([])
         await eventually(lambda: len(tries) > 12)
         rig.sink.full = False
-        await task
+        await eventually(lambda: len(rig.said) > 1)
 
         assert len(rig.said) == 2
         assert "the disk is full" in rig.said[0]
@@ -536,7 +536,7 @@ class TestJournalTrouble:
         rig.scheduler.abandon("the test is over")
 
     async def test_a_submission_returns_only_once_it_is_in_the_journal(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scheduler_module, "JOURNAL_RETRY_S", 0.01)
+        monkeypatch.setattr(outbox, "JOURNAL_RETRY_S", 0.01)
         rig = Rig()
         rig.sink.full = True
         task = plain()
@@ -553,7 +553,7 @@ class TestJournalTrouble:
     async def test_a_task_canceled_before_its_launch_could_be_written_is_stopped(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(scheduler_module, "JOURNAL_RETRY_S", 0.01)
+        monkeypatch.setattr(outbox, "JOURNAL_RETRY_S", 0.01)
         rig = Rig()
         task = plain()
 
