@@ -28,7 +28,7 @@ SPRING = 10.0
 WALL = 1.8
 PULLED = 24
 """Walkers, which are copies of the guest, that one call of `pull` moves."""
-POPULATION = 64
+POPULATION = 80
 """Walkers that each rank of `anneal` moves."""
 
 
@@ -92,19 +92,19 @@ def anneal(guest: Guest, seed: list[int], poses: str) -> Array:
         poses: File that gets the positions at the end, as `(walker, bead, axis)`.
 
     Returns:
-        This rank's table: 30 stages, 8 blocks of its walkers.
+        This rank's table: 20 stages, 8 blocks of its walkers.
     """
     rank, ranks = int(os.environ.get("RHAPSODY_RANK", "0")), int(os.environ.get("RHAPSODY_RANKS", "1"))
     shared, own = np.random.default_rng(seed), np.random.default_rng([*seed, rank])
     walkers = _start(guest, POPULATION, own)
     mine = slice(rank * POPULATION, (rank + 1) * POPULATION)
     table = []
-    for before, strength in pairwise(np.linspace(0, 1, 31)):
+    for before, strength in pairwise(np.linspace(0, 1, 21)):
         everybody = _gather(walkers, ranks)
         factors = np.exp((before - strength) * _energy(everybody, guest))
         table.append(factors[mine].reshape(8, -1).mean(axis=1))
         walkers = everybody[_choose(factors, shared)[mine]]  # every rank chooses the same, and goes on with its share
-        _move(walkers, guest, strength, 40, own)
+        _move(walkers, guest, strength, 50, own)
     everybody = _gather(walkers, ranks)
     if rank == 0:
         np.save(poses, everybody[:, 0])

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 ROUNDS = 8
 CANDIDATES = 8
 """Guests in each round."""
-PULLS = 6
+PULLS = 7
 """Serial simulations of each guest."""
 RANKS = (6, 4, 3, 2, 1)
 """MPI ranks of the longer simulation for each of a round's first guests."""
@@ -166,7 +166,7 @@ def report_science(search: Search, best: Observation, truth: Task) -> None:
     optimum = min(exact, key=exact.__getitem__)
     print(f"Found:  {describe(best)}; its exact free energy is {exact[best.guest]:.2f} kT")
     print(f"Exact:  {describe(Observation(optimum, exact[optimum], 0.0))}, the best of {len(exact)} guests")
-    tightest = min(search.looks, key=lambda observation: observation.return_value.free_energy)
+    tightest = min(search.looks, key=lambda each: each.return_value.free_energy + each.return_value.error)
     poses = json.loads(search.looks[tightest].stdout)
     print(f"Poses:  in {poses['both_sides']:.0%} of {poses['walkers']} the host's waist is between the guest's beads")
 

@@ -44,6 +44,8 @@ CONNECT_LIMIT_S = 60.0
 STARTS_IN_A_ROW = 3
 """Workers of a lane that may die before they connect until its tasks fail."""
 _LISTEN_BACKLOG = 512
+_SOCKET_PATH_BYTES = 107
+"""A longer TMPDIR cannot hold a Unix socket. Source: unix(7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +117,7 @@ class Pool:
             BackendError: Workers cannot be started.
         """
         self._loop = asyncio.get_running_loop()
-        self._folder = Path(tempfile.mkdtemp(prefix="rhapsody-"))
+        self._folder = _private_folder()
         try:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             self._listener.bind(str(self._folder / "pool"))
@@ -519,6 +521,14 @@ class Pool:
             self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
+
+
+def _private_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="rhapsody-"))
+    if len(os.fsencode(folder / "pool")) > _SOCKET_PATH_BYTES:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="rhapsody-", dir="/tmp"))
+    return folder
 
 
 def _canceled(task: InFlight, times: tuple[int, int] = (0, 0)) -> Report:

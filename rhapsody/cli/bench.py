@@ -132,14 +132,12 @@ def _show(result: Result, folder: Path) -> None:
 
 
 def _rows_table(mode: str, rows: list[Row]) -> Table:
-    from rich.table import Table  # noqa: PLC0415 - slow to import
-
-    table = Table(title=mode, title_justify="left")
+    table = _plain_table(mode)
     table.add_column("n", justify="right")
-    table.add_column("system", min_width=22)
+    table.add_column("system")
     metrics = list(dict.fromkeys(row.metric for row in rows))
     for metric in metrics:
-        table.add_column(_heading(metric), justify="right")
+        table.add_column(_heading(metric).replace(" ", "\n"), justify="right")
     table.add_column("spread", justify="right")
     previous = 0
     for n, label in dict.fromkeys((row.n, row.label) for row in rows):
@@ -153,20 +151,32 @@ def _rows_table(mode: str, rows: list[Row]) -> Table:
 
 
 def _ratios_table(metric: str, pairs: dict[str, dict[str, float]]) -> Table:
-    from rich.table import Table  # noqa: PLC0415 - slow to import
-
-    table = Table(title=f"RHAPSODY / peer: {_heading(metric)}", title_justify="left")
+    table = _plain_table(f"RHAPSODY / peer: {_heading(metric)}")
     table.add_column("")
     sizes = sorted({int(n) for by_n in pairs.values() for n in by_n})
     for n in sizes:
         table.add_column(f"n={n:,}", justify="right")
     for pair, by_n in pairs.items():
-        table.add_row(pair, *(f"{by_n[str(n)]:.2f}" if str(n) in by_n else "" for n in sizes))
+        table.add_row(pair, *(f"{by_n[str(n)]:.3g}" if str(n) in by_n else "" for n in sizes))
     return table
 
 
+def _plain_table(title: str) -> Table:
+    """Return a table so slim that the widest one fits a terminal of 80 columns."""
+    from rich import box  # noqa: PLC0415 - slow to import
+    from rich.table import Table  # noqa: PLC0415
+
+    return Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+
+
 def _heading(metric: str) -> str:
-    return metric.replace("_per_", "/").replace("_us", " µs").replace("_ms", " ms").replace("_", " ")
+    return (
+        metric.replace("executable", "exec")
+        .replace("_per_", "/")
+        .replace("_us", " µs")
+        .replace("_ms", " ms")
+        .replace("_", " ")
+    )
 
 
 def _spread(row: Row) -> str:

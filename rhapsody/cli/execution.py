@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from rhapsody.cli.campaign import Campaign
     from rhapsody.cli.progress import Progress
 
-_INTERRUPTION = (asyncio.CancelledError, KeyboardInterrupt, SessionClosedError, TaskCanceled)
-"""What a campaign raises because it was interrupted."""
+_DRAINED = (SessionClosedError, TaskCanceled)
+"""What a campaign raises because nothing new starts."""
+_INTERRUPTED = (*_DRAINED, asyncio.CancelledError, KeyboardInterrupt)
+"""What it raises because of that, or because it was stopped."""
 
 
 @dataclass
@@ -139,13 +141,22 @@ async def execute(campaign: Campaign, args: Sequence[str], session: Session, pro
             async with session:
                 outcome.opened = True
                 progress.remark(_opening_line(session))
-                await campaign(session, list(args))
+                await _call(campaign, args, outcome)
     except BaseException as exc:  # noqa: BLE001 - a campaign may raise anything; the command says it and ends
         outcome.interrupted |= isinstance(exc, KeyboardInterrupt)  # it broke into a blocked loop
-        if not (_is_clean_exit(exc) or (outcome.interrupted and _follows_from_interruption(exc))):
+        if not (_is_clean_exit(exc) or (outcome.interrupted and _is_nothing_but(_INTERRUPTED, exc))):
             outcome.error = exc
     outcome.wall_s = time.monotonic() - began
     return outcome
+
+
+async def _call(campaign: Campaign, args: Sequence[str], outcome: Outcome) -> None:
+    """Call the campaign; return normally where only the draining made it fail, so that running tasks may end."""
+    try:
+        await campaign(outcome.session, list(args))
+    except Exception as exc:
+        if not (outcome.interrupted and _is_nothing_but(_DRAINED, exc)):
+            raise
 
 
 def _opening_line(session: Session) -> str:
@@ -157,7 +168,7 @@ def _is_clean_exit(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and error.code in (None, 0)
 
 
-def _follows_from_interruption(error: BaseException) -> bool:
+def _is_nothing_but(kinds: tuple[type[BaseException], ...], error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return error.split(_INTERRUPTION)[1] is None
-    return isinstance(error, _INTERRUPTION)
+        return error.split(kinds)[1] is None
+    return isinstance(error, kinds)

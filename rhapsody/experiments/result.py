@@ -143,7 +143,7 @@ def ratios_to_peers(rows: tuple[Row, ...], ours: str = "rhapsody") -> dict[str, 
         for our in group:
             if our.system == ours:
                 for peer in peers:
-                    found[metric][f"{our.label} / {peer.label}"][str(n)] = round(our.median / peer.median, 4)
+                    found[metric][f"{our.label} / {peer.label}"][str(n)] = float(f"{our.median / peer.median:.4g}")
     return {metric: dict(pairs) for metric, pairs in found.items()}
 
 

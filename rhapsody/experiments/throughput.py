@@ -15,6 +15,8 @@ from rhapsody.experiments.result import Reference, Result, Row, describe_host, r
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from rhapsody.experiments.peer_scripts.measure import Report
+
 METRICS = {
     "tasks_per_s": "1/s",
     "items_per_s": "1/s",
@@ -96,18 +98,18 @@ class Variant(NamedTuple):
     @property
     def label(self) -> str:
         """For people."""
-        return self.row("", 1, [0.0]).label
+        return self.row("tasks_per_s", 1, [0.0]).label
 
-    def row(self, metric: str, n: int, runs: list[float], **more: str | int | bool) -> Row:
+    def row(self, metric: str, n: int, runs: list[float]) -> Row:
         """Return the row of some runs."""
         return Row.of_runs(
             runs,
             system=self.system.name,
             backend=self.backend,
             n=n,
-            options={**self.options, **more},
+            options=self.options,
             metric=metric,
-            unit=METRICS.get(metric, ""),
+            unit=METRICS[metric],
         )
 
 
@@ -125,8 +127,8 @@ def variants(settings: Settings, mode: str) -> list[Variant]:
 
 
 def deadline_s(n: int) -> float:
-    """Return the seconds after which a run of n tasks is ended: slower than 100 tasks/s is as good as stuck."""
-    return 120 + n / 100
+    """Return the seconds after which a run of n tasks is ended: slower than 50 tasks/s is as good as stuck."""
+    return 120 + n / 50
 
 
 class Measurement:
@@ -221,7 +223,7 @@ class Measurement:
         if left:
             self._problem(f"{where}: left running after its own shutdown, and was ended: {'; '.join(left)}")
 
-    def _measure(self, variant: Variant, n: int) -> tuple[Any, list[str]]:
+    def _measure(self, variant: Variant, n: int) -> tuple[Report, list[str]]:
         with tempfile.TemporaryDirectory(prefix=".journals-", dir=self.out) as runs_dir:
             order = Order(
                 mode="functions" if variant.mode == "scaling" else variant.mode,

@@ -257,7 +257,6 @@ class Mapper:
         gpus = topology.gpus if free else 0
         self._free_gpus += gpus.bit_count() - self._gpus[node].bit_count()
         self._gpus[node] = gpus
-        self._memory[node] = self._shapes[node].memory_bytes if free else 0
         for layer in (self._ordinary, self._shared, self._both):
             if layer is not None:
                 layer.set_free(node, topology.cores if free else 0)

@@ -51,9 +51,7 @@ def living(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Process]]:
 
 
 @pytest.fixture
-def new_session(
-    backend: str, tmp_path: Path, messages: list[str], living: Callable[[], list[Process]]
-) -> NewSession:
+def new_session(backend: str, tmp_path: Path, messages: list[str], living: Callable[[], list[Process]]) -> NewSession:
     """Return what makes sessions over the backend under test, each with its run folder in the test's own folder.
 
     Their processes are those that `living` finds.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +52,7 @@ async def test_every_item_runs_exactly_once(session: Session, tmp_path: Path) ->
 
 
 async def test_arrays_and_tasks_share_the_session(session: Session) -> None:
-    arrays = [await session.map(lambda item, n=n: item + n, range(500)) for n in range(3)]
+    arrays = [await session.map(functools.partial(operator.add, n), range(500)) for n in range(3)]
     tasks = await session.submit(ComputeTask(abs, args=(-n,)) for n in range(100))
 
     await session.wait()
@@ -159,9 +161,7 @@ async def test_item_that_cannot_be_sent_fails_and_those_of_other_chunks_run(sess
     assert array.return_value[10:] == [str(n) for n in range(10, 20)]
 
 
-async def test_child_that_a_function_forks_doubles_nothing_when_it_comes_back(
-    session: Session, tmp_path: Path
-) -> None:
+async def test_child_that_a_function_forks_doubles_nothing_when_it_comes_back(session: Session, tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
 
     def fork(item: int) -> int:

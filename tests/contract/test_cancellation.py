@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rhapsody import ComputeTask, Resources, Session, State, TaskCanceled
+from rhapsody import ComputeTask, Resources, Session, State, Task, TaskCanceled
 from tests.contract import work
 from tests.eventually import eventually
 from tests.requirements import needs_command
@@ -124,9 +124,7 @@ async def test_cancelled_tasks_either_ran_to_their_end_or_never_began(
     assert len(ran) == len(set(ran)) <= len(done) + 2  # one per worker may have been killed just behind its note
 
 
-async def test_running_function_is_gone_with_its_children_when_cancel_returns(
-    session: Session, tmp_path: Path
-) -> None:
+async def test_running_function_is_gone_with_its_children_when_cancel_returns(session: Session, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     [task] = await session.submit(ComputeTask(work.hang, args=(pids,)))
     await eventually(pids.exists, what="it runs")
@@ -219,7 +217,7 @@ async def test_array_cancelled_half_way_starts_no_further_item(session: Session,
         await array
 
 
-async def _outcome(task: ComputeTask) -> BaseException | None:
+async def _outcome(task: Task) -> BaseException | None:
     try:
         await task
     except BaseException as exc:  # noqa: BLE001 - what is tested is its type

@@ -33,9 +33,7 @@ async def test_value_of_an_executable_says_how_it_completed(session: Session) ->
 
 async def test_executable_runs_in_its_folder_with_its_environment(session: Session, tmp_path: Path) -> None:
     [task] = await session.submit(
-        ComputeTask(
-            executable="sh", arguments=["-c", 'echo "$PWD $FLAVOUR"'], cwd=tmp_path, env={"FLAVOUR": "sour"}
-        )
+        ComputeTask(executable="sh", arguments=["-c", 'echo "$PWD $FLAVOUR"'], cwd=tmp_path, env={"FLAVOUR": "sour"})
     )
 
     await task
@@ -78,7 +76,7 @@ async def test_exit_code_of_a_failed_executable_is_kept_with_its_last_line(sessi
 async def test_executable_ended_by_a_signal_names_it(session: Session) -> None:
     [task] = await session.submit(ComputeTask(executable="sh", arguments=["-c", "kill -SEGV $$"]))
 
-    with pytest.raises(TaskFailed, match="signal 11 .SIGSEGV.") as caught:
+    with pytest.raises(TaskFailed, match=r"signal 11 .SIGSEGV.") as caught:
         await task
 
     assert (caught.value.cause, task.exit_code) == ("signal", -11)
@@ -180,3 +178,25 @@ async def test_descriptors_of_the_session_do_not_reach_executables(session: Sess
     assert len(opened) == 4  # its three, and the folder that it lists
     assert opened[0] == "/dev/null"
     assert Path(opened[3]).name == "fd"
+
+
+async def test_launches_that_failed_and_those_that_did_not_leave_no_descriptor_open(
+    narrow_session: Session, tmp_path: Path
+) -> None:
+    def count_descriptors() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    text = tmp_path / "text"
+    text.write_bytes(b"\x7fELF, but not really")
+    text.chmod(0o700)
+    [before] = await narrow_session.submit(ComputeTask(count_descriptors))
+    await before
+
+    failed = await narrow_session.submit(ComputeTask(executable=text) for _ in range(20))
+    await narrow_session.submit(ComputeTask(executable="true", capture_stdio=n % 2 == 0) for n in range(20))
+    await narrow_session.wait()
+    [after] = await narrow_session.submit(ComputeTask(count_descriptors))
+    await after
+
+    assert {str(task.state) for task in failed} == {"FAILED"}
+    assert after.return_value == before.return_value

@@ -173,7 +173,7 @@ async def test_retry_tries_only_failures_of_its_causes_again(session: Session, t
 async def test_error_of_a_task_is_one_of_the_middleware_and_names_the_task(session: Session) -> None:
     [task] = await session.submit(ComputeTask(work.exit_softly, uid="leaver"))
 
-    with pytest.raises(RhapsodyError, match="^leaver: SystemExit: 4") as caught:
+    with pytest.raises(RhapsodyError, match=r"^leaver: SystemExit: 4") as caught:
         await task
 
     assert isinstance(caught.value, TaskFailed)

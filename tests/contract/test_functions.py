@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import operator
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,18 @@ async def test_closures_of_one_function_keep_their_own_variables(session: Sessio
     assert [task.return_value for task in tasks] == [100 + n for n in range(20)]
 
 
+async def test_a_function_for_every_task_runs_however_many_there_are(session: Session) -> None:
+    functions = [functools.partial(operator.sub, n) for n in range(5_000)]  # workers remember fewer
+
+    tasks = await session.submit(ComputeTask(function, args=(1,)) for function in functions)
+    await session.wait()
+    again = await session.submit(ComputeTask(function, args=(2,)) for function in functions[:100])
+    await session.wait()
+
+    assert [task.return_value for task in tasks] == [n - 1 for n in range(5_000)]
+    assert [task.return_value for task in again] == [n - 2 for n in range(100)]
+
+
 async def test_partial_runs(session: Session) -> None:
     [task] = await session.submit(ComputeTask(functools.partial(subtract, b=1), args=(5,)))
 
@@ -101,8 +114,8 @@ async def test_scalars_keep_their_type(session: Session) -> None:
     assert [(type(task.return_value), task.return_value) for task in tasks] == [(type(v), v) for v in values]
 
 
-async def test_arguments_are_those_at_submission_of_each_task(session: Session) -> None:
-    blobs = [os.urandom(1 << 20) for _ in range(24)]  # more than travels at once
+async def test_more_bytes_than_travel_at_once_arrive_whole(session: Session) -> None:
+    blobs = [os.urandom(1 << 20) for _ in range(24)]
 
     tasks = await session.submit(ComputeTask(lambda blob: [blob[:8]], args=(blob,)) for blob in blobs)
     await session.wait(tasks)

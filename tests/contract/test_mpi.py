@@ -43,7 +43,9 @@ async def test_executable_runs_once_per_rank(wide: Session) -> None:
 
 async def test_value_of_a_function_is_the_list_by_rank(wide: Session) -> None:
     [task] = await wide.submit(
-        ComputeTask(lambda base, *, factor: base + factor * work.rank(), args=(100,), kwargs={"factor": 10}, resources=FOUR)
+        ComputeTask(
+            lambda base, *, factor: base + factor * work.rank(), args=(100,), kwargs={"factor": 10}, resources=FOUR
+        )
     )
 
     await task
@@ -142,7 +144,7 @@ async def test_rank_whose_program_fails_fails_the_task_with_its_exit_code(wide: 
 async def test_value_of_a_rank_that_cannot_be_sent_fails_the_task(wide: Session) -> None:
     [task] = await wide.submit(ComputeTask(work.return_lock, resources=Resources(ranks=2)))
 
-    with pytest.raises(TaskFailed, match="rank 0 of 2: .*cannot be sent back") as caught:
+    with pytest.raises(TaskFailed, match=r"rank 0 of 2: .*cannot be sent back") as caught:
         await task
 
     assert caught.value.cause == "result"

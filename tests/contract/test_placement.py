@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from typing import TYPE_CHECKING
@@ -151,7 +152,7 @@ async def test_queued_task_enters_running_after_the_one_before_it_has_ended(
     running, done = moments(session, State.RUNNING), moments(session, State.DONE)
     order = sorted((task.uid for task in first + second), key=lambda uid: running[uid])
     assert len(order) == 15
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in itertools.pairwise(order):
         assert running[after] >= done[before]
     assert all(done[task.uid] - running[task.uid] >= 30_000_000 for task in first)
 

@@ -116,9 +116,7 @@ async def test_output_after_a_captured_task_is_a_tail_again(narrow_session: Sess
 
 async def test_whole_output_of_an_executable_is_captured(session: Session) -> None:
     script = "yes 0123456 | head -n 20000; echo done >&2"
-    [task] = await session.submit(
-        ComputeTask(executable="sh", arguments=["-c", script], capture_stdio=True, uid="yes")
-    )
+    [task] = await session.submit(ComputeTask(executable="sh", arguments=["-c", script], capture_stdio=True, uid="yes"))
 
     await task
 

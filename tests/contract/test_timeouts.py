@@ -62,7 +62,7 @@ async def test_executable_that_takes_too_long_is_ended(session: Session) -> None
 async def test_executable_that_never_stops_talking_is_ended(session: Session) -> None:
     [task] = await session.submit(ComputeTask(executable="yes", timeout_s=LIMIT_S))
 
-    with pytest.raises(TaskFailed, match="timeout_s=0.3"):
+    with pytest.raises(TaskFailed, match=r"timeout_s=0\.3"):
         await task
 
     assert task.stdout.endswith("y\ny\n")

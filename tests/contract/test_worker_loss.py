@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,7 +18,6 @@ from tests.eventually import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.leftovers import Process
 
@@ -102,6 +102,20 @@ async def test_death_of_idle_workers_harms_nobody(session: Session) -> None:
         await session.wait()
 
         assert {task.state for task in tasks + after} == {State.DONE}
+
+
+async def test_dead_workers_leave_no_descriptor_open_in_the_session(narrow_session: Session) -> None:
+    [first] = await narrow_session.submit(ComputeTask(abs, args=(-1,)))
+    await first
+    before = len(list(Path("/proc/self/fd").iterdir()))
+
+    await narrow_session.submit(ComputeTask(work.kill_itself) for _ in range(10))
+    await narrow_session.wait()
+    [last] = await narrow_session.submit(ComputeTask(abs, args=(-1,)))
+    await last
+
+    assert narrow_session.counts == {"DONE": 2, "FAILED": 10}
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 async def test_worker_stopped_and_continued_loses_nothing(narrow_session: Session, tmp_path: Path) -> None:

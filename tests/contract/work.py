@@ -9,9 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DEADLINE_S = 30.0
 """Nobody waits longer for another task: a test that went wrong ends all the same."""
@@ -64,6 +66,15 @@ def hang(pids: Path) -> NoReturn:
     pids.with_suffix(".part").rename(pids)
     while True:
         signal.pause()
+
+
+def leave_fork(pids: Path) -> None:
+    """Return, and leave a forked child behind that never ends."""
+    child = os.fork()
+    if child == 0:
+        while True:
+            signal.pause()
+    note(pids, child)
 
 
 def noted_pids(pids: Path) -> list[int]:

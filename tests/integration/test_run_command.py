@@ -82,6 +82,8 @@ async def campaign(session, args):
     print("campaign prints this")
     tasks = [task(number) for number in range(5)]
     await session.submit(tasks)
+    if args == ["await-last"]:
+        await tasks[-1]
     await session.wait(tasks)
     print("campaign ends")
 """
@@ -146,7 +148,8 @@ class Command:
     def _popen(self, args: tuple[str, ...], env: dict[str, str], out: int, err: int) -> subprocess.Popen[bytes]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("RHAPSODY_")}
         return subprocess.Popen(
-            [sys.executable, "-m", "rhapsody", "run", *args],
+            # Where the tests run in the background, Ctrl-C is ignored, and children would inherit that.
+            ["/usr/bin/env", "--default-signal=INT", sys.executable, "-m", "rhapsody", "run", *args],
             cwd=self.folder,
             env={"RHAPSODY_RUNS": str(self.folder / "runs"), **inherited, **env},
             stdin=subprocess.DEVNULL,
@@ -398,6 +401,22 @@ async def test_first_ctrl_c_lets_running_tasks_end_and_starts_no_more(command: C
     assert ended.err.endswith("Error: interrupted\n")
     assert ended.code == 1
     assert len(gates.pids()) == 2
+
+
+async def test_first_ctrl_c_lets_running_tasks_end_although_the_campaign_awaits_one_that_is_cancelled(
+    command: Command, gates: Gates
+) -> None:
+    running = command.start("study.py", "await-last", "--cores", "2")
+    await gates.two_are_up()
+
+    running.interrupt()
+    await eventually(lambda: "draining" in running.err, within_s=WITHIN_S)
+    gates.open(0, 1)
+    ended = await running.end()
+
+    assert "tasks       2 DONE  3 CANCELED\n" in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.code == 1
 
 
 async def test_second_ctrl_c_stops_running_tasks(command: Command, gates: Gates) -> None:

@@ -63,8 +63,8 @@ def test_ratios_divide_our_medians_by_theirs() -> None:
 
     assert ratios == {
         "tasks_per_s": {
-            "rhapsody (journal on) / ray": {"64": 6.6667, "128": 1.5},
-            "rhapsody (journal off) / ray": {"64": 16.6667},
+            "rhapsody (journal on) / ray": {"64": 6.667, "128": 1.5},
+            "rhapsody (journal off) / ray": {"64": 16.67},
         }
     }
 

@@ -10,7 +10,7 @@ from rhapsody.errors import TaskCanceled, TaskFailed
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
-from rhapsody.model.policy import Retry
+from rhapsody.model.policy import Policy, Retry
 from rhapsody.model.task import ComputeTask, TaskOptions
 from tests.eventually import eventually
 from tests.scripted import Launch, Rig, nodes_of
@@ -204,8 +204,6 @@ class TestFailures:
                 if self.asked > 1:
                     raise ValueError("no more")
                 return [(0, 1)]
-
-        from rhapsody.model.policy import Policy
 
         rig = Rig()
         array = array_of(8, chunk=4, policy=Policy(placement=OnceOnly()))

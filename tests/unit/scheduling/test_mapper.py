@@ -257,6 +257,25 @@ def test_place_finds_the_one_node_with_memory_left_among_many_alike():
     assert nodes_of(placement) == nodes_of(taken[17])
 
 
+def test_place_sees_each_node_once_after_memory_was_taken_and_given_back():
+    mapper = mapper_of(*[NodeShape(cores=2, memory_bytes=100)] * 2)
+    for _ in range(3):
+        mapper.release(placed(mapper, Resources(memory_per_rank=100)))
+
+    placement = placed(mapper, Resources(ranks=2, memory_per_rank=1), SPREAD)
+
+    assert nodes_of(placement) == [0, 1]
+
+
+def test_place_knows_the_memory_that_an_oversubscribing_task_left():
+    mapper = mapper_of(NodeShape(cores=2, memory_bytes=100))
+    mapper.release(placed(mapper, Resources(memory_per_rank=100)))
+    placed(mapper, Resources(ranks=2, memory_per_rank=30), SHARING)
+
+    assert mapper.place(Resources(memory_per_rank=41), PACK) is None
+    assert mapper.place(Resources(memory_per_rank=40), PACK) is not None
+
+
 def test_place_never_asks_nodes_of_unknown_memory_for_memory():
     mapper = mapper_of(NodeShape(cores=4), NodeShape(cores=8, memory_bytes=100))
 
@@ -289,6 +308,29 @@ def test_release_gives_an_exclusive_node_back_whole():
 
     assert (mapper.free_cores, mapper.free_gpus) == (14, 4)
     assert mapper.place(Resources(ranks=14), PACK) is not None
+
+
+def test_place_keeps_the_first_sharing_task_off_nodes_that_are_already_held():
+    mapper = mapper_of(NodeShape(cores=1), NodeShape(cores=1))
+    exclusive = placed(mapper, Resources(exclusive=True))
+
+    sharing = placed(mapper, SERIAL, SHARING)
+
+    assert nodes_of(sharing) != nodes_of(exclusive)
+    assert mapper.place(SERIAL, SHARING) is None
+
+
+def test_place_lets_wrapping_ranks_wait_for_idle_nodes_when_exclusive():
+    mapper = mapper_of(NodeShape(cores=2))
+    ordinary = placed(mapper)
+
+    waiting = mapper.place(Resources(ranks=3, exclusive=True), SHARING)
+    mapper.release(ordinary)
+    placement = placed(mapper, Resources(ranks=3, exclusive=True), SHARING)
+
+    assert waiting is None
+    assert placement.nodes_held == (0,)
+    assert mapper.place(SERIAL, PACK) is None
 
 
 def test_place_holds_an_exclusive_node_back_from_sharing_tasks_too():
@@ -509,6 +551,19 @@ def test_place_stays_within_the_given_nodes(policy: Policy):
     assert placement is not None
     assert placement.nodes == (1, 3)
     assert mapper.place(Resources(ranks=6), policy, within=(3, 1)) is None
+
+
+def test_place_follows_the_policy_among_the_given_nodes():
+    mapper = mapper_of(*[NodeShape(cores=4)] * 4)
+    occupy(mapper, 1, 1)
+    occupy(mapper, 2, 2)
+
+    packed = mapper.place(Resources(cores_per_rank=2), PACK, within=(0, 1, 3))
+    spread = mapper.place(Resources(cores_per_rank=2), SPREAD, within=(1, 2, 3))
+
+    assert packed is not None
+    assert spread is not None
+    assert (packed.nodes, spread.nodes) == ((1,), (3,))
 
 
 def test_place_refuses_a_request_that_can_never_fit_the_given_nodes():

@@ -6,12 +6,24 @@ import asyncio
 import os
 import signal
 import threading
+from typing import TYPE_CHECKING
 
 import pytest
 
 from rhapsody.session import signals
 from rhapsody.session.signals import Interrupts
 from tests.eventually import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_not_ignored() -> Iterator[None]:
+    """Give Ctrl-C its usual handler, which is missing where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Heard:

@@ -29,7 +29,7 @@ READY, DONE, FAILED, RUNNING = State.READY, State.DONE, State.FAILED, State.RUNN
 def accepted_in(folder: Path) -> list[frames.Accepted]:
     """Return the records of accepted tasks as they are in the file."""
     with only_segment(folder).open("rb") as file:
-        records = []
+        records: list[frames.AnyRecord] = []
         while isinstance(frame := frames.read_frame(file, len(records)), frames.Frame):
             records.append(frames.decode_record(frame.payload))
     return [record for record in records if isinstance(record, frames.Accepted)]

@@ -254,20 +254,38 @@ class TestDurability:
         assert f"cannot bring {only_segment(tmp_path)} to disk: Input/output error" in errors[0]
         assert twin.read_back() == twin.expected
 
-    @pytest.mark.timeout(30)
-    def test_the_thread_ends_whatever_it_was_about_to_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_thread_ends_when_it_is_asked_to_between_two_of_its_steps(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class EndsBeforeClearing(threading.Event):
+            """Lets the thread clear its wish for work only after somebody asked it to end."""
+
+            asked = threading.Event()
+
+            def set(self) -> None:
+                super().set()
+                if ender.is_alive():
+                    self.asked.set()
+
+            def clear(self) -> None:
+                if not ender.is_alive():
+                    ender.start()
+                self.asked.wait(timeout=10)
+                super().clear()
+
         monkeypatch.setattr(segments, "SYNC_DELAY_S", 0.0)
-        before = threading.active_count()
+        syncer = segments.Syncer()
+        syncer._wanted = EndsBeforeClearing()
+        ender = threading.Thread(target=syncer.end, daemon=True)
 
         with (tmp_path / "file").open("wb") as file:
-            for _ in range(2_000):
-                syncer = segments.Syncer()
-                syncer.watch(file.fileno())
-                syncer.start()
-                syncer.request()
-                syncer.end()
+            syncer.watch(file.fileno())
+            syncer.start()
+            syncer.request()
+            syncer._thread.join(timeout=10)
 
-        assert threading.active_count() == before
+            assert not syncer._thread.is_alive()
+            ender.join()
 
 
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
