@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 
 PYTHON ?= python3
-BENCH ?= overhead
+BENCH ?= throughput
 BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
@@ -25,7 +25,7 @@ venv:  ## Make .venv from locks/dev.txt; does nothing when it is up to date
 demo: system-packages venv  ## Run the hybrid campaign of examples/ on this machine
 	@$(BIN)/rhapsody run examples/hybrid_campaign.py --cores 8
 
-bench: venv  ## Run a small benchmark on this machine, BENCH=overhead, into runs/bench
+bench: venv  ## Benchmark this machine (BENCH=throughput) into runs/bench
 	@$(BIN)/rhapsody bench $(BENCH) --out runs/bench
 
 test: system-packages venv  ## Run the tests; ARGS="..." goes to pytest

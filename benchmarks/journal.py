@@ -2,8 +2,8 @@
 
     python benchmarks/journal.py [--folder DIR] [TASKS...]
 
-CPU time is that of the whole process, fsync and its thread included; only the making of tasks is left out. Each row is
-the best of three: on a shared machine others only ever add.
+CPU time is that of the whole process, fsync and its thread included; only the making of tasks is left out. Each figure
+is the median of five runs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from rhapsody.abc import Assignment
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 BATCH = 256
 WORKERS = 8
-REPEATS = 3
+REPEATS = 5
 EVENTS_PER_TASK = 5
 
 
@@ -97,7 +98,7 @@ def read(folder: Path, tasks: list[ComputeTask]) -> float:
 
 
 def measure(root: Path, tasks: list[ComputeTask], *, size: int) -> Row:
-    """Return the best of some runs."""
+    """Return the medians of some runs."""
     rows = []
     for _ in range(REPEATS):
         for task in tasks:
@@ -109,7 +110,7 @@ def measure(root: Path, tasks: list[ComputeTask], *, size: int) -> Row:
             write_s = write(folder, tasks, size=size)
             size_bytes = sum(path.stat().st_size for path in folder.rglob("*.log"))
             rows.append(Row(1e6 * write_s / len(tasks), size_bytes / len(tasks), read(folder, tasks)))
-    return Row(*(min(column) for column in zip(*rows, strict=True)))
+    return Row(*(median(column) for column in zip(*rows, strict=True)))
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """CPU time of placing and releasing one task, on 147 and on 9,408 simulated nodes of Frontier.
 
-Run it with `python benchmarks/mapper.py`. The last column is the proof that no call walks over the nodes: the same tasks
-cost about the same on 64 times as many of them. It ends with exit code 1 if a ratio is above 1.5.
+Run it with `python benchmarks/mapper.py`. The last column is the proof that no call walks over the nodes: the same
+tasks cost about the same on 64 times as many of them. It ends with exit code 1 if a ratio is above 1.5.
 
 Every number is the best of some repeats, in CPU time, with the garbage collector off while the clock runs, as `timeit`
 does it. Where tasks come and go, the same number of them does so on both machines, at random places, while all others

@@ -222,7 +222,7 @@ class MemorySink(EventSink):
         for assignment in assignments:
             for task in assignment.tasks:
                 attempt = assignment.attempt or task.attempt
-                slots = tuple(tuple(slot) for slot in assignment.placement.slots)
+                slots = tuple((slot.node, slot.cores, slot.gpus) for slot in assignment.placement.slots)
                 event = Event(self._next, time_ns, task.uid, attempt, State.PLACED, assignment.items, slots)
                 self._pending.append(event)
 

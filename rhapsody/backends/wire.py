@@ -61,6 +61,9 @@ HELLO = struct.Struct(f"<{TOKEN_BYTES}sIQ")
 SCALAR_TYPES = frozenset({int, float, bool, str, bytes, type(None), complex})
 """Types whose values may travel marshalled: immutable, and the same on both sides."""
 
+LONG_BYTES = 1 << 16
+"""A longer text or bytes among the arguments is no plain scalar."""
+
 VALUE_LIMIT_BYTES = 128 << 20
 """Largest pickled argument or result that goes through the session; more belongs into a file or a data store."""
 
@@ -77,5 +80,10 @@ def frame(message: tuple[Any, ...]) -> bytes:
 
 
 def are_scalars(values: tuple[Any, ...]) -> bool:
-    """Return whether all values may travel marshalled."""
-    return SCALAR_TYPES.issuperset(map(type, values))
+    """Return whether all values may travel marshalled; long ones are pickled, where sizes are counted."""
+    if not SCALAR_TYPES.issuperset(map(type, values)):
+        return False
+    for value in values:  # noqa: SIM110 - once per task: half as long as any()
+        if (type(value) is str or type(value) is bytes) and len(value) > LONG_BYTES:
+            return False
+    return True

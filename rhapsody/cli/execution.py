@@ -161,7 +161,7 @@ async def _call(campaign: Campaign, args: Sequence[str], outcome: Outcome) -> No
 
 def _opening_line(session: Session) -> str:
     cores, gpus = session.allocation.usable_cores, session.allocation.gpus
-    return f"{session.backend_name} backend, {cores} cores, {gpus} GPUs, run folder {session.run_dir}"
+    return f"{session.backend_name} backend, cores: {cores}, GPUs: {gpus}, run folder {session.run_dir}"
 
 
 def _is_clean_exit(error: BaseException) -> bool:

@@ -237,7 +237,7 @@ class Display(Progress):
         if self._look is None:
             return Text(f"{elapsed}  loading {self._title}", style="dim")
         lines = [self._headline(self._look, elapsed)]
-        lines += [Text(f"    {text}", style="dim") for text in kind_lines(self._look.kinds)]
+        lines += [Text(text, style="dim") for text in kind_lines(self._look.kinds)]
         width = self._live.console.width - 1 if self._live is not None else 79
         for line in lines:
             line.truncate(width, overflow="ellipsis")  # a line that wraps would garble the redrawing
@@ -271,11 +271,9 @@ def line_of(look: Look, time_of_day: str) -> str:
 def kind_lines(kinds: Sequence[Kind]) -> list[str]:
     """Render what runs, in at most `KINDS_SHOWN` lines."""
     shown = kinds if len(kinds) <= KINDS_SHOWN else kinds[: KINDS_SHOWN - 1]
-    width = max((len(kind.label) for kind in shown), default=0)
-    width = min(width, 50)
-    lines = [f"{kind.label:<{width}}  x{kind.tasks}  {clock_time(kind.longest_s)}" for kind in shown]
+    lines = [f"{kind.tasks:>5}x  {clock_time(kind.longest_s):>5}  {kind.label}" for kind in shown]
     if rest := kinds[len(shown) :]:
-        lines.append(f"and {sum(kind.tasks for kind in rest)} more of {len(rest)} other kinds")
+        lines.append(f"{sum(kind.tasks for kind in rest):>5}x         of {len(rest)} other kinds")
     return lines
 
 

@@ -27,6 +27,14 @@ _MOST_CHECKED = 4096
 """The verdicts on so many requests are remembered; then all are forgotten."""
 
 
+class _Bound(Placement):
+    """A placement that knows whether it is held: `release` must be called once, and only once."""
+
+    __slots__ = ("held",)
+
+    held: bool
+
+
 class Mapper:
     """Knows what is free, places requests and releases placements.
 
@@ -51,7 +59,6 @@ class Mapper:
         self._free_gpus = allocation.gpus
         self._one_core = self._grid.levels(SERIAL)[0]
         self._core_step = self._grid.core_step
-        self._held: dict[int, Placement] = {}
         self._nodes_held: set[int] = set()
 
     @property
@@ -112,9 +119,11 @@ class Mapper:
         ):
             return self._place_one_core()
         found = self._find(request, policy, within)
-        if found is not None:
-            self._held[id(found)] = found
-        elif within is not None and not self._capacity.holds(request, wrapping=policy.oversubscribe, within=within):
+        if (
+            found is None
+            and within is not None
+            and not self._capacity.holds(request, wrapping=policy.oversubscribe, within=within)
+        ):
             raise SpecError(
                 f"asked for {request} on the nodes of another task; those {len(within)} cannot hold it even when all"
                 " free; ask for less, or leave Policy.colocate_with out"
@@ -127,10 +136,9 @@ class Mapper:
         Raises:
             RuntimeError: It is not held: it was released before, or comes from elsewhere.
         """
-        try:
-            del self._held[id(placement)]
-        except KeyError:
-            raise RuntimeError(f"{placement} is not held: it was released before, or comes from elsewhere") from None
+        if type(placement) is not _Bound or not placement.held:
+            raise RuntimeError(f"{placement} is not held: it was released before, or comes from elsewhere")
+        placement.held = False
         slots = placement.slots
         if placement.nodes_held:
             for node in placement.nodes_held:
@@ -155,8 +163,8 @@ class Mapper:
         layer.free[node] = free ^ core
         layer.total -= 1
         layer.move(node, state - self._core_step)
-        placement = Placement((Slot(node, core_ids),))
-        self._held[id(placement)] = placement
+        placement = _Bound((Slot(node, core_ids),))
+        placement.held = True
         return placement
 
     def _release_cores(self, slot: Slot) -> None:
@@ -236,7 +244,9 @@ class Mapper:
 
     def _placement(self, request: Resources, slots: list[Slot], own: Layer) -> Placement:
         held = tuple(dict.fromkeys(slot.node for slot in slots)) if request.exclusive else ()
-        return Placement(tuple(slots), request.memory_bytes, held, shared=own is not self._ordinary)
+        placement = _Bound(tuple(slots), request.memory_bytes, held, shared=own is not self._ordinary)
+        placement.held = True
+        return placement
 
     def _flip(self, node: int, own: Layer, cores: int, gpus: int, memory: int) -> None:
         """Take what is free or free what is taken; `memory` is added to what is free."""
@@ -244,7 +254,8 @@ class Mapper:
             before = self._gpus[node]
             self._gpus[node] = before ^ gpus
             self._free_gpus += self._gpus[node].bit_count() - before.bit_count()
-        self._memory[node] += memory
+        if memory:
+            self._memory[node] += memory
         own.set_free(node, own.free[node] ^ cores)
         if self._shared is not None and self._both is not None:
             other = self._ordinary if own is self._shared else self._shared

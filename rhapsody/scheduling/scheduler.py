@@ -405,13 +405,13 @@ class Scheduler:
                 ready.append(dependent)
 
     def _end_for_dependency(self, task: Task, dependency: Task) -> None:
-        why = dependency.failure
-        if why is not None and why.cause == Cause.DEPENDENCY:
+        why = dependency.failure or Failure(Cause.LOST, "nobody knows why")
+        if why.cause == Cause.DEPENDENCY:
             text = why.message  # it names the first one; a chain may be long
         else:
-            text = f"{dependency.uid}, which it depends on, ended {dependency.state}{f': {why.message}' if why else ''}"
+            text = f"{dependency.uid}, which it depends on, ended {dependency.state}: {why.message}"
         state = CANCELED if dependency.state is CANCELED else FAILED
-        self._end(task, state, self._clock(), Failure(Cause.DEPENDENCY, text))
+        self._end(task, state, self._clock(), Failure(Cause.DEPENDENCY, text, why.exception, why.traceback))
 
     def cancel(self, tasks: Iterable[Task], reason: str = "cancelled") -> None:
         """Cancel tasks that have not ended; those that run end when the backend says so."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -122,6 +124,26 @@ async def test_cancelled_tasks_either_ran_to_their_end_or_never_began(
     assert len(done) + len(canceled) == 2_000
     assert set(done) <= set(ran)
     assert len(ran) == len(set(ran)) <= len(done) + 2  # one per worker may have been killed just behind its note
+
+
+async def test_storm_of_cancellations_runs_no_task_twice_and_none_too_few(session: Session, tmp_path: Path) -> None:
+    ledger, chance = tmp_path / "ledger", random.Random(5)  # noqa: S311 - choices, not secrets
+    tasks = [ComputeTask(work.log_start_and_end, args=(ledger, n)) for n in range(400)]
+    await session.submit(tasks)
+
+    async with asyncio.TaskGroup() as group:
+        while left := session.tasks:
+            group.create_task(session.cancel(chance.sample(left, min(2, len(left)))))
+            seen = len(work.lines(ledger))
+            await eventually(lambda: len(work.lines(ledger)) > seen or not session.tasks, what="one more began")  # noqa: B023 - asked at once
+
+    done = {n for n, task in enumerate(tasks) if task.state is State.DONE}
+    begun = Counter(int(line.split()[1]) for line in work.lines(ledger) if line.startswith("start"))
+    ended = {int(line.split()[1]) for line in work.lines(ledger) if line.startswith("end")}
+    assert set(begun.values()) <= {1}
+    assert done <= ended
+    assert 0 < len(done) < 400
+    assert session.counts == {"DONE": len(done), "CANCELED": 400 - len(done)}
 
 
 async def test_running_function_is_gone_with_its_children_when_cancel_returns(session: Session, tmp_path: Path) -> None:

@@ -122,6 +122,13 @@ async def test_argument_that_cannot_travel_fails_one_task(session: Session, tmp_
     assert "cannot be sent to a worker" in str(error)
 
 
+async def test_argument_that_is_too_large_fails_one_task_with_the_limit(session: Session, tmp_path: Path) -> None:
+    error = await fail_among_neighbours(session, ComputeTask(len, args=(bytes(200 << 20),)), tmp_path / "ledger")
+
+    assert error.cause == Cause.ARGUMENTS
+    assert "134,217,728" in str(error)
+
+
 async def test_function_that_cannot_travel_fails_one_task(session: Session, tmp_path: Path) -> None:
     lock = threading.Lock()
 

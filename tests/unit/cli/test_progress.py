@@ -105,8 +105,8 @@ def test_what_runs_takes_five_lines_at_most() -> None:
     lines = kind_lines(kinds)
 
     assert len(lines) == 5
-    assert lines[0] == "kind0  x2  1:00"
-    assert lines[-1] == "and 10 more of 5 other kinds"
+    assert lines[0] == "    2x   1:00  kind0"
+    assert lines[-1] == "   10x         of 5 other kinds"
 
 
 def test_line_holds_time_states_and_rate() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, namedtuple
-from typing import Any
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given
@@ -16,6 +16,12 @@ TASK = ComputeTask(len)
 SCALARS = st.none() | st.integers() | st.text() | st.booleans() | st.binary()
 
 
+class Pair(NamedTuple):
+    """A container that is no plain tuple."""
+
+    a: Any
+
+
 def nested(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.recursive(
         leaves, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner)
@@ -25,24 +31,24 @@ def nested(leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 @given(nested(SCALARS))
 def test_arguments_without_tasks_stay_as_they_are(value: Any) -> None:  # noqa: ANN401 - anything
     assert list(find_tasks(value)) == []
-    assert replace_tasks(value, lambda task: None) == value
+    assert replace_tasks(value, lambda _: None) == value
 
 
 @given(nested(SCALARS | st.just(TASK)))
 def test_what_is_found_is_what_is_replaced(value: Any) -> None:  # noqa: ANN401 - anything
     replaced: list[object] = []
 
-    result = replace_tasks(value, lambda task: replaced.append(task))
+    result = replace_tasks(value, replaced.append)
 
     assert replaced == list(find_tasks(value))
     assert list(find_tasks(result)) == []
 
 
 def test_containers_keep_their_kind() -> None:
-    assert replace_tasks((TASK, [TASK], {"a": TASK}), lambda task: 1) == (1, [1], {"a": 1})
+    assert replace_tasks((TASK, [TASK], {"a": TASK}), lambda _: 1) == (1, [1], {"a": 1})
 
 
-@pytest.mark.parametrize("value", [{TASK}, OrderedDict(a=TASK), namedtuple("Pair", "a")(TASK), iter([TASK])])
+@pytest.mark.parametrize("value", [{TASK}, OrderedDict(a=TASK), Pair(TASK), iter([TASK])])
 def test_other_containers_are_not_looked_into(value: Any) -> None:  # noqa: ANN401 - anything
     assert list(find_tasks(value)) == []
-    assert replace_tasks(value, lambda task: 1) is value
+    assert replace_tasks(value, lambda _: 1) is value

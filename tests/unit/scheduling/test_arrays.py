@@ -183,7 +183,7 @@ class TestFailures:
 
     async def test_a_retry_policy_that_raises_fails_its_items_alone(self) -> None:
         class Wrong:
-            def delay_before_next(self, attempt: int, failure: Failure) -> float | None:
+            def delay_before_next(self, attempt: int, failure: Failure) -> float | None:  # noqa: ARG002 - the contract has it
                 raise ValueError("boom")
 
         rig = Rig(nodes_of(1))
@@ -199,7 +199,7 @@ class TestFailures:
         class OnceOnly:
             asked = 0
 
-            def choose(self, request: Resources, free: FreeNodes) -> Sequence[tuple[int, int]] | None:
+            def choose(self, request: Resources, free: FreeNodes) -> Sequence[tuple[int, int]] | None:  # noqa: ARG002 - the contract has it
                 self.asked += 1
                 if self.asked > 1:
                     raise ValueError("no more")
@@ -213,7 +213,7 @@ class TestFailures:
         finish(rig)
 
         assert states == (State.PLACED, 1)
-        with pytest.raises(TaskFailed, match="4 of 8 items failed.*no more"):
+        with pytest.raises(TaskFailed, match=r"4 of 8 items failed.*no more"):
             await array
         assert rig.counts == {"DONE": 4, "FAILED": 4}
         assert rig.is_all_free

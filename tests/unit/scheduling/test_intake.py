@@ -146,7 +146,7 @@ class TestPolicies:
         class Mine:
             limit: int = 2
 
-            def delay_before_next(self, attempt: int, failure: Failure) -> float | None:
+            def delay_before_next(self, attempt: int, failure: Failure) -> float | None:  # noqa: ARG002 - the contract has it
                 return None
 
         text = await refusal_of(Rig(), plain(policy=Policy(retry=Mine())))

@@ -113,7 +113,7 @@ def assert_nothing_twice(allocation: Allocation, held: Held, mapper: Mapper) -> 
 def state_of(mapper: Mapper) -> list[object]:
     """Return all that a mapper knows of what is free."""
     layers = [layer for layer in (mapper._ordinary, mapper._shared, mapper._both) if layer is not None]
-    known: list[object] = [mapper._gpus, mapper._memory, mapper.free_cores, mapper.free_gpus, mapper._held]
+    known: list[object] = [mapper._gpus, mapper._memory, mapper.free_cores, mapper.free_gpus]
     for layer in (layers * 3)[:3]:
         buckets = [sorted(bucket) for bucket in layer.buckets]
         filled = sum(1 << state for state, bucket in enumerate(buckets) if bucket)

@@ -15,7 +15,8 @@ from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.policy import Policy, Retry
 from rhapsody.model.resources import Resources
 from rhapsody.model.task import ComputeTask
-from rhapsody.scheduling import outbox, scheduler as scheduler_module
+from rhapsody.scheduling import outbox
+from rhapsody.scheduling import scheduler as scheduler_module
 from tests.eventually import eventually
 from tests.scripted import Rig, nodes_of
 
@@ -165,7 +166,7 @@ class TestFailures:
         rig = Rig()
         chain = [plain()]
         for _ in range(20_000):
-            chain.append(plain(args=[chain[-1]]))  # noqa: PERF401 - each needs the one before
+            chain.append(plain(args=[chain[-1]]))
         await rig.submit(*chain)
 
         began = time.process_time()
@@ -275,7 +276,7 @@ class TestAttempts:
     @pytest.mark.parametrize("answer", [ValueError("boom"), "soon", float("nan"), -1.0])
     async def test_a_users_retry_policy_that_misbehaves_fails_its_task_alone(self, answer: object) -> None:
         class Wrong:
-            def delay_before_next(self, attempt: int, failure: Failure) -> float | None:
+            def delay_before_next(self, attempt: int, failure: Failure) -> float | None:  # noqa: ARG002 - the contract has it
                 if isinstance(answer, Exception):
                     raise answer
                 return answer  # type: ignore[return-value]
@@ -511,7 +512,12 @@ class TestJournalTrouble:
         await rig.submit(task)
         tries: list[int] = []
         commit = rig.sink.commit
-        monkeypatch.setattr(rig.sink, "commit", lambda: (tries.append(1), commit()))
+
+        def count_and_commit() -> None:
+            tries.append(1)
+            commit()
+
+        monkeypatch.setattr(rig.sink, "commit", count_and_commit)
 
         rig.sink.full = True
         rig.backend.done(task)
@@ -575,23 +581,23 @@ class TestMemory:
         class Value:
             """Something a weak reference can point to."""
 
-        rig = Rig()
-        values = []
-        for _ in range(3):
+        async def run_three(rig: Rig) -> weakref.ref[Value]:
             first = plain()
             second = plain(args=[first], policy=Policy(colocate_with=first))
             failed = plain(args=[second])
             await rig.submit(first, second, failed)
             value = Value()
-            values.append(weakref.ref(value))
             rig.backend.done(first, value=value)
             rig.backend.done(second)
             rig.backend.fail(failed)
+            return weakref.ref(value)
+
+        rig = Rig()
+        values = [await run_three(rig) for _ in range(3)]
         rig.backend.launches.clear()
-        del first, second, failed, value
         gc.collect()
 
-        assert [reference() for reference in values] == [None] * 3
+        assert [value() for value in values] == [None] * 3
 
 
 class TestBigTasks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +34,7 @@ PLAIN_PATHS = {
 """What may follow a state; FAILED and UNKNOWN are followed by something only when another attempt is."""
 
 
-def nothing() -> None:
+def nothing(*_: object) -> None:
     """Do nothing."""
 
 
@@ -56,9 +57,7 @@ class Campaign:
         earlier = self.draw(st.lists(st.sampled_from(self.tasks), max_size=2)) if self.tasks else []
         if self.draw(st.integers(0, 5)) == 0:
             count = self.draw(st.integers(0, 9))
-            task: Task = ArrayTask(
-                nothing, range(count), chunk=3, options=TaskOptions(after=tuple(earlier), **options)
-            )
+            task: Task = ArrayTask(nothing, range(count), chunk=3, options=TaskOptions(after=tuple(earlier), **options))
         else:
             task = ComputeTask(
                 nothing,
@@ -140,7 +139,7 @@ class Campaign:
         states = [state for state, _ in events]
         assert states[0] is State.WAITING
         assert states[-1] is task.state
-        for before, after in zip(states, states[1:], strict=False):
+        for before, after in pairwise(states):
             assert after in PLAIN_PATHS[before], states
         launched = [attempt for state, attempt in events if state is State.PLACED]
         assert launched == sorted(launched)

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typing_extensions import override
 
 from rhapsody import Allocation, BackendError, ComputeTask, Node, NodeShape, Policy, Session, SpecError
 from rhapsody.session.run_folder import create_run_folder, write_description
@@ -16,10 +17,12 @@ from tests.scripted import ScriptedBackend, nodes_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rhapsody.abc import Listener, RunContext
+
 
 class TestArguments:
     def test_an_unknown_backend_is_refused_with_the_valid_names(self) -> None:
-        with pytest.raises(SpecError, match="unknown backend 'dragoon'; valid: auto, .*local"):
+        with pytest.raises(SpecError, match=r"unknown backend 'dragoon'; valid: auto, .*local"):
             Session(backend="dragoon")
 
     def test_an_unknown_backend_in_the_environment_is_refused_too(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +130,8 @@ class TestOpening:
         self, tmp_path: Path
     ) -> None:
         class Broken(ScriptedBackend):
-            async def start(self, context: object, listener: object) -> None:
+            @override
+            async def start(self, context: RunContext, listener: Listener) -> None:
                 raise BackendError("node n0 did not answer")
 
         with pytest.raises(BackendError, match="node n0 did not answer"):

@@ -34,7 +34,7 @@ class FirstNode:
 class NoSuchNode:
     """A user's own placement policy that is wrong."""
 
-    def choose(self, request: Resources, free: FreeNodes) -> Sequence[tuple[int, int]] | None:
+    def choose(self, request: Resources, free: FreeNodes) -> Sequence[tuple[int, int]] | None:  # noqa: ARG002 - the contract has it
         return [(99, request.ranks)]
 
 

@@ -41,7 +41,7 @@ class TestValues:
         async with Session(cores=1, runs=tmp_path) as session:
             await session.submit([one, two, task])
 
-            args, kwargs = (await task).value  # type: ignore[attr-defined]
+            args, kwargs = (await task).value
 
         assert args == (1, [[2, 2], (1,)], {"deep": [{"deeper": one.value}]})
         assert kwargs == {"name": {"two": [2, 2]}}
@@ -62,7 +62,7 @@ class TestValues:
         async with Session(cores=1, runs=tmp_path) as session:
             await session.submit([number, said, read])
 
-            (completed,), _ = (await read).value  # type: ignore[attr-defined]
+            (completed,), _ = (await read).value
 
         assert completed == Completed(0, "the number is 42\n", "", str(tmp_path))
         assert type(completed) is Completed

@@ -1,4 +1,4 @@
-"""Waiting for tasks: await, wait, as_completed, futures, cancel, drain, closing; on a backend that answers on command."""
+"""Waiting for tasks: await, wait, as_completed, futures, cancel, drain, closing; the backend answers on command."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ async def session(tmp_path: Path, backend: ScriptedBackend) -> AsyncIterator[Ses
 
 
 class TestAwaiting:
-    async def test_a_new_task_is_refused(self, session: Session) -> None:
-        with pytest.raises(SpecError, match="never submitted; pass it to Session.submit"):
+    async def test_a_new_task_is_refused(self) -> None:
+        with pytest.raises(SpecError, match=r"never submitted; pass it to Session\.submit"):
             await plain()
 
     async def test_several_coroutines_may_await_one_task(self, session: Session, backend: ScriptedBackend) -> None:
         async def read(task: ComputeTask) -> Any:  # noqa: ANN401 - its value
-            return (await task).value  # type: ignore[attr-defined]
+            return (await task).value
 
         task = plain()
         await session.submit(task)
@@ -250,7 +250,7 @@ class TestCancel:
 
         assert task.state is State.DONE
 
-    async def test_the_errors_are_never_asyncios_own(self, session: Session) -> None:
+    def test_the_errors_are_never_asyncios_own(self) -> None:
         assert not issubclass(Canceled, asyncio.CancelledError)
 
     @pytest.mark.parametrize("wrong", [5, None])
@@ -296,12 +296,15 @@ class TestClosing:
     async def test_an_exception_inside_cancels_what_is_left(self, tmp_path: Path, backend: ScriptedBackend) -> None:
         running = plain()
         waiting = plain(args=[running])
-        with pytest.raises(ZeroDivisionError):
+
+        async def leave_by_an_exception() -> None:
             async with Session(backend=backend, cores=2, runs=tmp_path) as session:
                 await session.submit([running, waiting])
                 asyncio.get_running_loop().call_later(0.01, lambda: backend.fail(running, state=State.CANCELED))
                 raise ZeroDivisionError
 
+        with pytest.raises(ZeroDivisionError):
+            await leave_by_an_exception()
         assert backend.canceled == [(running.number, 1)]
         assert (running.state, waiting.state) == (State.CANCELED, State.CANCELED)
         assert backend.closed
@@ -343,20 +346,19 @@ class TestClosing:
         class Value:
             """Something a weak reference can point to."""
 
-        references = []
-        for end in (State.DONE, State.FAILED, State.CANCELED):
-            task = plain(policy=Policy(priority=len(references)))
+        async def run_one(end: State) -> weakref.ref[Value]:
             value = Value()
-            task.kwargs = {"value": value}
-            references.append(weakref.ref(value))
+            task = plain(kwargs={"value": value}, policy=Policy(priority=len(end)))
             await session.submit(task)
             backend.hear(backend.ended(backend.launch_of(task), end))
             await session.wait([task])
+            return weakref.ref(value)
+
+        values = [await run_one(end) for end in (State.DONE, State.FAILED, State.CANCELED)]
         backend.launches.clear()
-        del task, value
         gc.collect()
 
-        assert [reference() for reference in references] == [None, None, None]
+        assert [value() for value in values] == [None, None, None]
 
 
 class TestLooking:

@@ -61,6 +61,18 @@ class TestReadingBack:
         assert events == twin.expected
         assert len(events) == 600 + 2 + 600 + 500 + 1 + len(scattered) * 2 + 1 + 256
 
+    def test_tasks_keep_the_order_in_which_they_were_given(self, tmp_path: Path) -> None:
+        twin = Twin(tmp_path)
+        first, second, third, fourth = tasks = [ComputeTask(noop) for _ in range(4)]
+
+        twin.accepted(tasks, 1)
+        twin.entered(READY, [first, third, second, fourth], 2)
+        twin.entered(RUNNING, tasks[::-1], [3, 4, 5, 6])
+        twin.placed([Assignment(on_core(0), []), Assignment(on_core(1), [second, first])], 7)
+        twin.journal.close()
+
+        assert twin.read_back() == twin.expected
+
     @pytest.mark.parametrize("state", DETAILED)
     def test_why_a_task_did_not_end_well_comes_back(self, state: State, tmp_path: Path) -> None:
         twin = Twin(tmp_path)
