@@ -140,7 +140,7 @@ MEASURES: dict[str, Measure] = {
     "single core, fill and drain": fill_and_drain,
     "single core, churn at 99 % full": single_core_when_full,
     "single core, among mixed shapes": single_core_among_mixed,
-    "mixed shapes, at 90 % full": mixed_shapes,
+    "mixed shapes, at 80 % full": mixed_shapes,
     "MPI, 512 ranks, 8 per node": mpi,
     "single core, spread": spread,
 }

@@ -107,7 +107,8 @@ class Search:
 
         Observations that are still to come are waited for by the tasks that depend on them, not here.
         """
-        members = [ComputeTask(surrogate.train, args=(self.known, each), priority=2) for each in surrogate.LENGTHS]
+        known = list(self.known)  # arguments are read when a task starts: they must not change until then
+        members = [ComputeTask(surrogate.train, args=(known, each), priority=2) for each in surrogate.LENGTHS]
         conclusion = ComputeTask(surrogate.conclude, args=(members, truth, CANDIDATES), priority=2)
         await self._submit([*members, conclusion])
         await conclusion

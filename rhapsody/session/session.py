@@ -16,7 +16,7 @@ import rhapsody
 from rhapsody.abc import RunContext
 from rhapsody.backends.discover import local_allocation
 from rhapsody.backends.local import LocalBackend
-from rhapsody.errors import BackendError, SessionClosedError, SpecError, unknown_name
+from rhapsody.errors import BackendError, SessionClosedError, SpecError, TaskError, unknown_name
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.policy import Policy
@@ -114,6 +114,7 @@ class Session:
         self._scheduler: Scheduler | None = None
         self._run_dir: Path | None = None
         self._closed = False
+        self._draining = False
         self._gc_before: tuple[int, int, int] | None = None
         self._interrupts: Interrupts | None = None
         self._owner: asyncio.Task[Any] | None = None
@@ -134,8 +135,9 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        promised = self._draining and kind is not None and issubclass(kind, TaskError | SessionClosedError)
         try:
-            if kind is None:
+            if kind is None or promised:  # what drains was told that it may end
                 await self.wait()
         finally:
             await self.aclose()
@@ -212,8 +214,6 @@ class Session:
         self._closed = True
         if self._scheduler is None:
             return
-        if self._interrupts is not None:
-            self._interrupts.__exit__(None, None, None)
         if self._gc_before is not None:
             gc.set_threshold(*self._gc_before)
         try:
@@ -231,6 +231,8 @@ class Session:
                 self._scheduler.abandon("the session was closed before anybody saw how it ended")
                 self._finish_description()
                 self._journal.close()
+                if self._interrupts is not None:
+                    self._interrupts.__exit__(None, None, None)
 
     def _finish_description(self) -> None:
         self._description |= {"ended_ns": time.time_ns(), "tasks": self.counts}
@@ -238,6 +240,7 @@ class Session:
 
     def _interrupted(self) -> None:
         """First interrupt: what runs may end, nothing new starts."""
+        self._draining = True
         running = sum(task.state in (State.RUNNING, State.PLACED) for task in self.tasks)
         self._notify(f"draining: {running} running tasks end, nothing new starts; Ctrl-C again stops them")
         if self._scheduler is not None:
@@ -245,6 +248,9 @@ class Session:
 
     def _stopped(self) -> None:
         """Second interrupt: whoever opened the session is cancelled, and closes it."""
+        if self._closed:
+            self._notify(f"closing already, within {STOP_LIMIT_S:g} s")
+            return
         self._notify("stopping: running tasks are ended")
         if self._scheduler is not None:
             self._scheduler.close("the session stops")

@@ -136,7 +136,7 @@ class Journal(EventSink):
         placements, groups, ranges, launches = zip(*assignments, strict=True)
         batch: list[Task] = list(chain.from_iterable(groups))
         slots = [placement.slots for placement in placements]
-        sizes = [len(group) for group in groups]
+        sizes = list(map(len, groups))
         if len(batch) > MAX_EVENTS or (len(slots) > 1 and sum(map(len, slots)) > MAX_EVENTS):
             for half in _halves(assignments):
                 self.placed(half, time_ns)

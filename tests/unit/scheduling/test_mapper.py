@@ -1,4 +1,4 @@
-"""What the mapper promises, rule by rule; random sequences are in test_mapper_properties.py."""
+"""What the mapper promises beyond one node: memory, exclusive nodes, the second layer, colocation, release."""
 
 from __future__ import annotations
 
@@ -7,235 +7,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rhapsody.errors import SpecError
-from rhapsody.model.allocation import Allocation, Node, NodeShape
-from rhapsody.model.policy import Policy
+from rhapsody.model.allocation import NodeShape
 from rhapsody.model.resources import SERIAL, Placement, Resources
-from rhapsody.scheduling.mapper import Mapper
+from tests.unit.scheduling.machines import GPU_NODE, PACK, SHARING, SPREAD, mapper_of, nodes_of, occupy, placed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rhapsody.abc import FreeNodes
-
-PACK = Policy()
-SPREAD = Policy(placement="spread")
-SHARING = Policy(oversubscribe=True)
-GIB = 1 << 30
-
-GPU_NODE = NodeShape(
-    cores=16,
-    gpus=4,
-    reserved_cores=(0, 8),
-    numa=(tuple(range(8)), tuple(range(8, 16))),
-    gpu_cores=((12, 13, 14, 15), (8, 9, 10, 11), (4, 5, 6, 7), (0, 1, 2, 3)),
-)
-"""Usable: 7 cores in each of two domains; the GPUs are near them in reverse order."""
-
-
-def mapper_of(*shapes: NodeShape) -> Mapper:
-    nodes = tuple(Node(name=f"n{number}", shape=shape) for number, shape in enumerate(shapes))
-    return Mapper(Allocation(nodes=nodes))
-
-
-def placed(mapper: Mapper, request: Resources = SERIAL, policy: Policy = PACK) -> Placement:
-    placement = mapper.place(request, policy)
-    assert placement is not None
-    return placement
-
-
-def nodes_of(placement: Placement) -> list[int]:
-    return [slot.node for slot in placement.slots]
-
-
-def occupy(mapper: Mapper, node: int, cores: int) -> Placement:
-    """Take the lowest cores of one node."""
-    placement = mapper.place(Resources(cores_per_rank=cores), PACK, within=[node])
-    assert placement is not None
-    return placement
-
-
-class Fixed:
-    """A user's policy that always chooses the same."""
-
-    def __init__(self, *chosen: tuple[int, int]) -> None:
-        self.chosen = chosen
-
-    def choose(self, request: Resources, free: FreeNodes) -> Sequence[tuple[int, int]] | None:
-        return self.chosen
-
-
-# What can never fit
-
-
-@pytest.mark.parametrize(
-    ("request_", "text"),
-    [
-        (
-            Resources(cores_per_rank=9),
-            "asked for 9 cores per rank; the largest node has 8 usable cores (node 'n1', 10 cores, 2 reserved)",
-        ),
-        (Resources(gpus_per_rank=3), "asked for 3 GPUs per rank; the most on one node is 2 (node 'n0')"),
-        (
-            Resources(memory_per_rank="9GiB"),
-            "asked for 9.0GiB of memory per rank; the largest node has 8.0GiB (node 'n0')",
-        ),
-        (Resources(cores_per_rank=8, gpus_per_rank=1), "no node of all together"),
-        (Resources(ranks=13), "asked for 13 ranks, 1 core per rank; 2 nodes hold 12 of them, at most 8 on one node"),
-        (Resources(ranks=3, gpus_per_rank=1), "2 nodes hold 2 of them"),
-        (Resources(ranks=3, memory_per_rank="4GiB"), "2 nodes hold 2 of them"),
-        (Resources(ranks=7, ranks_per_node=3), "2 nodes hold 6 of them, with ranks_per_node=3; raise ranks_per_node"),
-        (Resources(ranks=13, exclusive=True), "2 nodes hold 12 of them"),
-    ],
-)
-def test_check_says_what_was_asked_and_what_exists_when_a_request_can_never_fit(request_: Resources, text: str):
-    mapper = mapper_of(NodeShape(cores=4, gpus=2, memory_bytes=8 * GIB), NodeShape(cores=10, reserved_cores=(0, 1)))
-
-    with pytest.raises(SpecError) as caught:
-        mapper.check(request_, PACK)
-
-    assert text in str(caught.value)
-
-
-def test_check_refuses_memory_when_the_memory_of_no_node_is_known():
-    mapper = mapper_of(NodeShape(cores=4))
-
-    with pytest.raises(SpecError, match="the memory of no node is known: leave memory_per_rank out"):
-        mapper.check(Resources(memory_per_rank=1), PACK)
-
-
-def test_check_refuses_gpus_when_no_node_has_any():
-    with pytest.raises(SpecError, match="asked for 1 GPU per rank; no node has any"):
-        mapper_of(NodeShape(cores=4)).check(Resources(gpus_per_rank=1), PACK)
-
-
-def test_check_gives_the_same_verdict_again_without_working_it_out():
-    mapper = mapper_of(NodeShape(cores=4))
-    verdicts = []
-
-    for _ in range(2):
-        mapper.check(Resources(ranks=4), PACK)
-        with pytest.raises(SpecError) as caught:
-            mapper.check(Resources(ranks=5), PACK)
-        verdicts.append(str(caught.value))
-
-    assert verdicts[0] == verdicts[1]
-    assert len(mapper._verdicts) == 2
-
-
-def test_check_accepts_more_ranks_than_cores_only_when_oversubscribing():
-    mapper = mapper_of(NodeShape(cores=4))
-
-    mapper.check(Resources(ranks=9, cores_per_rank=2), SHARING)
-
-    with pytest.raises(SpecError, match="node holds 2 of them"):
-        mapper.check(Resources(ranks=9, cores_per_rank=2), PACK)
-    with pytest.raises(SpecError, match="5 cores per rank"):
-        mapper.check(Resources(cores_per_rank=5), SHARING)
-
-
-def test_check_lists_the_placement_policies_when_a_name_is_unknown():
-    with pytest.raises(SpecError, match="unknown placement policy 'scatter'; valid: pack, spread"):
-        mapper_of(NodeShape(cores=1)).check(SERIAL, Policy(placement="scatter"))
-
-
-# Cores
-
-
-def test_place_gives_every_usable_core_once_and_no_reserved_one():
-    mapper = mapper_of(GPU_NODE)
-
-    cores = [placed(mapper).slots[0].cores[0] for _ in range(14)]
-
-    assert sorted(cores) == [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15]
-    assert mapper.place(SERIAL, PACK) is None
-
-
-def test_place_binds_the_lowest_cores_of_the_smallest_domain_that_holds_a_rank():
-    mapper = mapper_of(NodeShape(cores=12, numa=((0, 1, 2, 3, 4, 5), (6, 7, 8), (9, 10, 11))))
-    placed(mapper, Resources(cores_per_rank=1))
-
-    pair = placed(mapper, Resources(cores_per_rank=2))
-    triple = placed(mapper, Resources(cores_per_rank=3))
-
-    assert pair.slots[0].cores == (7, 8)
-    assert triple.slots[0].cores == (9, 10, 11)
-
-
-def test_place_goes_across_domains_only_when_none_holds_a_rank():
-    mapper = mapper_of(NodeShape(cores=6, numa=((0, 1, 2), (3, 4, 5))))
-
-    across = placed(mapper, Resources(cores_per_rank=4))
-    inside = placed(mapper, Resources(cores_per_rank=2))
-
-    assert across.slots[0].cores == (0, 1, 2, 3)
-    assert inside.slots[0].cores == (4, 5)
-
-
-def test_place_keeps_the_ranks_of_a_node_next_to_each_other_in_rank_order():
-    mapper = mapper_of(NodeShape(cores=4), NodeShape(cores=4))
-
-    for policy in (PACK, SPREAD):
-        placement = placed(mapper, Resources(ranks=6), policy)
-        assert nodes_of(placement) == sorted(nodes_of(placement))
-        mapper.release(placement)
-
-
-# GPUs
-
-
-def test_place_binds_each_rank_to_the_cores_near_its_gpu():
-    mapper = mapper_of(GPU_NODE)
-
-    placement = placed(mapper, Resources(ranks=4, cores_per_rank=3, gpus_per_rank=1))
-
-    bound = {slot.gpus: slot.cores for slot in placement.slots}
-    assert bound == {(0,): (12, 13, 14), (1,): (9, 10, 11), (2,): (4, 5, 6), (3,): (1, 2, 3)}
-
-
-def test_place_takes_the_gpu_whose_near_cores_are_free_when_those_of_another_are_taken():
-    mapper = mapper_of(GPU_NODE)
-    first = placed(mapper, Resources(cores_per_rank=4, gpus_per_rank=1))
-    assert first.slots[0].gpus == (0,)
-    occupy(mapper, 0, 3)  # the rest of the smaller domain, near GPU 1
-
-    placement = placed(mapper, Resources(cores_per_rank=2, gpus_per_rank=1))
-
-    assert placement.slots[0].gpus == (2,)
-    assert placement.slots[0].cores == (4, 5)
-
-
-def test_place_falls_back_to_any_free_cores_when_the_near_ones_are_taken():
-    shape = NodeShape(cores=4, gpus=1, gpu_cores=((0, 1),))
-    mapper = mapper_of(shape)
-    occupy(mapper, 0, 2)
-
-    placement = placed(mapper, Resources(cores_per_rank=2, gpus_per_rank=1))
-
-    assert placement.slots[0] == (0, (2, 3), (0,))
-
-
-def test_place_takes_cores_of_the_gpus_domain_before_others_when_the_near_ones_do_not_suffice():
-    shape = NodeShape(cores=8, gpus=1, numa=((0, 1, 2, 3), (4, 5, 6, 7)), gpu_cores=((6, 7),))
-
-    placement = placed(mapper_of(shape), Resources(cores_per_rank=5, gpus_per_rank=1))
-
-    assert placement.slots[0].cores == (0, 4, 5, 6, 7)
-
-
-def test_place_gives_no_gpu_twice():
-    mapper = mapper_of(GPU_NODE)
-
-    gpus = [placed(mapper, Resources(gpus_per_rank=2)).slots[0].gpus for _ in range(2)]
-
-    assert gpus == [(0, 1), (2, 3)]
-    assert mapper.free_gpus == 0
-    assert mapper.place(Resources(gpus_per_rank=1), PACK) is None
-
-
+    from rhapsody.model.policy import Policy
 # Memory
 
 
-def test_place_reserves_memory_to_the_byte():
+def test_place_reserves_memory_to_the_byte() -> None:
     mapper = mapper_of(NodeShape(cores=8, memory_bytes=100))
     third = Resources(memory_per_rank=33)
 
@@ -246,7 +27,7 @@ def test_place_reserves_memory_to_the_byte():
     assert mapper.place(Resources(memory_per_rank=1), PACK) is not None
 
 
-def test_place_finds_the_one_node_with_memory_left_among_many_alike():
+def test_place_finds_the_one_node_with_memory_left_among_many_alike() -> None:
     mapper = mapper_of(*[NodeShape(cores=4, memory_bytes=100)] * 50)
     taken = [placed(mapper, Resources(memory_per_rank=100)) for _ in range(50)]
     mapper.release(taken[17])
@@ -257,7 +38,7 @@ def test_place_finds_the_one_node_with_memory_left_among_many_alike():
     assert nodes_of(placement) == nodes_of(taken[17])
 
 
-def test_place_sees_each_node_once_after_memory_was_taken_and_given_back():
+def test_place_sees_each_node_once_after_memory_was_taken_and_given_back() -> None:
     mapper = mapper_of(*[NodeShape(cores=2, memory_bytes=100)] * 2)
     for _ in range(3):
         mapper.release(placed(mapper, Resources(memory_per_rank=100)))
@@ -267,7 +48,7 @@ def test_place_sees_each_node_once_after_memory_was_taken_and_given_back():
     assert nodes_of(placement) == [0, 1]
 
 
-def test_place_knows_the_memory_that_an_oversubscribing_task_left():
+def test_place_knows_the_memory_that_an_oversubscribing_task_left() -> None:
     mapper = mapper_of(NodeShape(cores=2, memory_bytes=100))
     mapper.release(placed(mapper, Resources(memory_per_rank=100)))
     placed(mapper, Resources(ranks=2, memory_per_rank=30), SHARING)
@@ -276,7 +57,7 @@ def test_place_knows_the_memory_that_an_oversubscribing_task_left():
     assert mapper.place(Resources(memory_per_rank=40), PACK) is not None
 
 
-def test_place_never_asks_nodes_of_unknown_memory_for_memory():
+def test_place_never_asks_nodes_of_unknown_memory_for_memory() -> None:
     mapper = mapper_of(NodeShape(cores=4), NodeShape(cores=8, memory_bytes=100))
 
     placements = [placed(mapper, Resources(memory_per_rank=1), policy) for policy in (PACK, SPREAD)]
@@ -287,7 +68,7 @@ def test_place_never_asks_nodes_of_unknown_memory_for_memory():
 # Exclusive nodes
 
 
-def test_place_takes_idle_nodes_whole_when_exclusive():
+def test_place_takes_idle_nodes_whole_when_exclusive() -> None:
     mapper = mapper_of(*[GPU_NODE] * 3)
     occupy(mapper, 0, 1)
 
@@ -300,7 +81,7 @@ def test_place_takes_idle_nodes_whole_when_exclusive():
     assert nodes_of(placed(mapper, Resources(ranks=13))) == [0] * 13
 
 
-def test_release_gives_an_exclusive_node_back_whole():
+def test_release_gives_an_exclusive_node_back_whole() -> None:
     mapper = mapper_of(GPU_NODE)
     placement = placed(mapper, Resources(exclusive=True))
 
@@ -310,7 +91,7 @@ def test_release_gives_an_exclusive_node_back_whole():
     assert mapper.place(Resources(ranks=14), PACK) is not None
 
 
-def test_place_keeps_the_first_sharing_task_off_nodes_that_are_already_held():
+def test_place_keeps_the_first_sharing_task_off_nodes_that_are_already_held() -> None:
     mapper = mapper_of(NodeShape(cores=1), NodeShape(cores=1))
     exclusive = placed(mapper, Resources(exclusive=True))
 
@@ -320,7 +101,7 @@ def test_place_keeps_the_first_sharing_task_off_nodes_that_are_already_held():
     assert mapper.place(SERIAL, SHARING) is None
 
 
-def test_place_lets_wrapping_ranks_wait_for_idle_nodes_when_exclusive():
+def test_place_lets_wrapping_ranks_wait_for_idle_nodes_when_exclusive() -> None:
     mapper = mapper_of(NodeShape(cores=2))
     ordinary = placed(mapper)
 
@@ -333,7 +114,7 @@ def test_place_lets_wrapping_ranks_wait_for_idle_nodes_when_exclusive():
     assert mapper.place(SERIAL, PACK) is None
 
 
-def test_place_holds_an_exclusive_node_back_from_sharing_tasks_too():
+def test_place_holds_an_exclusive_node_back_from_sharing_tasks_too() -> None:
     mapper = mapper_of(NodeShape(cores=2), NodeShape(cores=2))
     sharing = placed(mapper, SERIAL, SHARING)
 
@@ -345,114 +126,10 @@ def test_place_holds_an_exclusive_node_back_from_sharing_tasks_too():
     assert mapper.place(Resources(exclusive=True), PACK) is None
 
 
-# Pack, spread, ranks per node
-
-
-def test_pack_takes_the_fullest_node_that_holds_all_ranks():
-    mapper = mapper_of(*[NodeShape(cores=8)] * 3)
-    occupy(mapper, 1, 3)
-    occupy(mapper, 2, 5)
-
-    placements = [placed(mapper, Resources(ranks=ranks)) for ranks in (4, 3, 2)]
-
-    assert [placement.nodes for placement in placements] == [(1,), (2,), (0,)]
-
-
-def test_pack_takes_the_nodes_with_the_most_room_and_the_fullest_for_the_rest():
-    mapper = mapper_of(*[NodeShape(cores=8)] * 4)
-    occupy(mapper, 0, 2)
-    occupy(mapper, 2, 6)
-
-    placement = placed(mapper, Resources(ranks=18))
-
-    assert nodes_of(placement) == [1] * 8 + [2] * 2 + [3] * 8
-
-
-def test_pack_counts_room_in_ranks_when_gpus_are_scarce():
-    mapper = mapper_of(NodeShape(cores=64, gpus=1), NodeShape(cores=4, gpus=4), NodeShape(cores=4, gpus=4))
-
-    placement = placed(mapper, Resources(ranks=8, gpus_per_rank=1))
-
-    assert placement.nodes == (1, 2)
-
-
-def test_spread_gives_one_rank_to_each_node_in_turn_the_emptiest_first():
-    mapper = mapper_of(*[NodeShape(cores=4)] * 3)
-    occupy(mapper, 0, 3)
-
-    pair = placed(mapper, Resources(ranks=2), SPREAD)
-    mapper.release(pair)
-    six = placed(mapper, Resources(ranks=6), SPREAD)
-
-    assert nodes_of(pair) == [1, 2]
-    assert nodes_of(six) == [0, 1, 1, 1, 2, 2] or nodes_of(six) == [0, 1, 1, 2, 2, 2]
-
-
-@pytest.mark.parametrize("policy", [PACK, SPREAD])
-def test_place_puts_no_more_than_ranks_per_node_on_a_node(policy: Policy):
-    mapper = mapper_of(*[NodeShape(cores=8)] * 4)
-
-    placement = placed(mapper, Resources(ranks=7, ranks_per_node=2), policy)
-
-    assert sorted(nodes_of(placement).count(node) for node in placement.nodes) == [1, 2, 2, 2]
-
-
-# Users' own policies
-
-
-def test_place_follows_a_users_policy_and_merges_what_it_says_of_one_node():
-    mapper = mapper_of(*[NodeShape(cores=4)] * 3)
-
-    placement = placed(mapper, Resources(ranks=4), Policy(placement=Fixed((2, 1), (0, 2), (2, 1))))
-
-    assert nodes_of(placement) == [2, 2, 0, 0]
-
-
-@pytest.mark.parametrize(
-    ("policy", "text"),
-    [
-        (Fixed((0, 1)), "placement policy Fixed chose 1 ranks; the request has 3"),
-        (Fixed((7, 3)), "chose 3 ranks on node 7: the allocation has nodes 0 to 1"),
-        (Fixed((-1, 3)), "chose 3 ranks on node -1: the allocation has nodes 0 to 1"),
-        (Fixed((0, 3)), "chose 3 ranks on node 0: it can take 1 now"),
-        (Fixed((1, -1), (0, 4)), "chose -1 ranks on node 1: it must be at least 1"),
-        (Fixed((0, 1), (1, 2.0)), "placement policy Fixed failed on 3 ranks, 1 core per rank: TypeError"),  # type: ignore[arg-type]
-        (Fixed("no pairs"), "placement policy Fixed failed on 3 ranks, 1 core per rank: ValueError"),  # type: ignore[arg-type]
-    ],
-)
-def test_place_refuses_what_a_users_policy_chose_wrongly(policy: Fixed, text: str):
-    mapper = mapper_of(NodeShape(cores=4), NodeShape(cores=4))
-    occupy(mapper, 0, 3)
-
-    with pytest.raises(SpecError) as caught:
-        mapper.place(Resources(ranks=3), Policy(placement=policy))
-
-    assert text in str(caught.value)
-    assert mapper.free_cores == 5
-
-
-def test_place_asks_a_users_policy_with_a_true_view_of_what_is_free():
-    class Looking:
-        def choose(self, request: Resources, free: FreeNodes) -> Sequence[tuple[int, int]] | None:
-            seen.append((list(free.fullest_first(request)), list(free.emptiest_first(request))))
-            seen.append([free.ranks_that_fit(node, request) for node in range(4)])
-            return None
-
-    seen: list[object] = []
-    mapper = mapper_of(*[NodeShape(cores=4)] * 4)
-    for node, cores in ((0, 4), (1, 1), (3, 3)):
-        occupy(mapper, node, cores)
-
-    placement = mapper.place(SERIAL, Policy(placement=Looking()))
-
-    assert placement is None
-    assert seen == [([3, 1, 2], [2, 1, 3]), [0, 3, 4, 1]]
-
-
 # Oversubscription
 
 
-def test_oversubscribing_tasks_take_each_core_once_more_and_not_twice():
+def test_oversubscribing_tasks_take_each_core_once_more_and_not_twice() -> None:
     mapper = mapper_of(NodeShape(cores=2))
     ordinary = placed(mapper, Resources(ranks=2))
 
@@ -464,7 +141,7 @@ def test_oversubscribing_tasks_take_each_core_once_more_and_not_twice():
     assert mapper.place(SERIAL, PACK) is None
 
 
-def test_oversubscribing_tasks_prefer_cores_that_nobody_has():
+def test_oversubscribing_tasks_prefer_cores_that_nobody_has() -> None:
     mapper = mapper_of(*[NodeShape(cores=2)] * 2)
     occupied = placed(mapper, Resources(cores_per_rank=1))
 
@@ -475,7 +152,7 @@ def test_oversubscribing_tasks_prefer_cores_that_nobody_has():
     assert len(set(slots)) == 4
 
 
-def test_ordinary_tasks_prefer_cores_that_no_oversubscribing_task_has():
+def test_ordinary_tasks_prefer_cores_that_no_oversubscribing_task_has() -> None:
     mapper = mapper_of(NodeShape(cores=4))
     sharing = placed(mapper, Resources(cores_per_rank=2), SHARING)
 
@@ -485,7 +162,7 @@ def test_ordinary_tasks_prefer_cores_that_no_oversubscribing_task_has():
     assert second.slots[0].cores == sharing.slots[0].cores
 
 
-def test_oversubscribing_tasks_share_no_gpu_and_no_memory():
+def test_oversubscribing_tasks_share_no_gpu_and_no_memory() -> None:
     mapper = mapper_of(NodeShape(cores=4, gpus=1, memory_bytes=100))
     placed(mapper, Resources(gpus_per_rank=1, memory_per_rank=60))
 
@@ -494,7 +171,7 @@ def test_oversubscribing_tasks_share_no_gpu_and_no_memory():
     assert mapper.place(Resources(memory_per_rank=40), SHARING) is not None
 
 
-def test_more_ranks_than_cores_wrap_around_when_oversubscribing():
+def test_more_ranks_than_cores_wrap_around_when_oversubscribing() -> None:
     mapper = mapper_of(NodeShape(cores=4, reserved_cores=(0,)))
     ordinary = placed(mapper)
 
@@ -508,7 +185,7 @@ def test_more_ranks_than_cores_wrap_around_when_oversubscribing():
     assert placed(mapper, Resources(ranks=3), SHARING).nodes == (0,)
 
 
-def test_wrapping_ranks_are_dealt_over_all_nodes_by_their_cores():
+def test_wrapping_ranks_are_dealt_over_all_nodes_by_their_cores() -> None:
     mapper = mapper_of(NodeShape(cores=4), NodeShape(cores=2))
 
     placement = placed(mapper, Resources(ranks=12), SHARING)
@@ -516,7 +193,7 @@ def test_wrapping_ranks_are_dealt_over_all_nodes_by_their_cores():
     assert nodes_of(placement) == [0] * 8 + [1] * 4
 
 
-def test_wrapping_ranks_wait_until_the_second_layer_is_all_free():
+def test_wrapping_ranks_wait_until_the_second_layer_is_all_free() -> None:
     mapper = mapper_of(NodeShape(cores=4))
     sharing = placed(mapper, SERIAL, SHARING)
 
@@ -527,7 +204,7 @@ def test_wrapping_ranks_wait_until_the_second_layer_is_all_free():
     assert mapper.place(Resources(ranks=5), SHARING) is not None
 
 
-def test_wrapping_ranks_get_a_gpu_each_and_memory_each():
+def test_wrapping_ranks_get_a_gpu_each_and_memory_each() -> None:
     mapper = mapper_of(NodeShape(cores=2, gpus=4, memory_bytes=100))
 
     placement = placed(mapper, Resources(ranks=4, gpus_per_rank=1, memory_per_rank=25), SHARING)
@@ -543,7 +220,7 @@ def test_wrapping_ranks_get_a_gpu_each_and_memory_each():
 
 
 @pytest.mark.parametrize("policy", [PACK, SPREAD, SHARING])
-def test_place_stays_within_the_given_nodes(policy: Policy):
+def test_place_stays_within_the_given_nodes(policy: Policy) -> None:
     mapper = mapper_of(*[NodeShape(cores=4)] * 4)
 
     placement = mapper.place(Resources(ranks=6), policy, within=(3, 1))
@@ -553,7 +230,7 @@ def test_place_stays_within_the_given_nodes(policy: Policy):
     assert mapper.place(Resources(ranks=6), policy, within=(3, 1)) is None
 
 
-def test_place_follows_the_policy_among_the_given_nodes():
+def test_place_follows_the_policy_among_the_given_nodes() -> None:
     mapper = mapper_of(*[NodeShape(cores=4)] * 4)
     occupy(mapper, 1, 1)
     occupy(mapper, 2, 2)
@@ -566,14 +243,14 @@ def test_place_follows_the_policy_among_the_given_nodes():
     assert (packed.nodes, spread.nodes) == ((1,), (3,))
 
 
-def test_place_refuses_a_request_that_can_never_fit_the_given_nodes():
+def test_place_refuses_a_request_that_can_never_fit_the_given_nodes() -> None:
     mapper = mapper_of(*[NodeShape(cores=4)] * 4)
 
     with pytest.raises(SpecError, match="on the nodes of another task; those 1 cannot hold it even when all free"):
         mapper.place(Resources(ranks=6), PACK, within=(3,))
 
 
-def test_place_wraps_around_the_given_nodes_when_they_are_too_small_for_oversubscribing_ranks():
+def test_place_wraps_around_the_given_nodes_when_they_are_too_small_for_oversubscribing_ranks() -> None:
     mapper = mapper_of(*[NodeShape(cores=4)] * 4)
 
     placement = mapper.place(Resources(ranks=6), SHARING, within=(3,))
@@ -585,7 +262,7 @@ def test_place_wraps_around_the_given_nodes_when_they_are_too_small_for_oversubs
 # Release
 
 
-def test_release_refuses_what_is_not_held():
+def test_release_refuses_what_is_not_held() -> None:
     mapper = mapper_of(NodeShape(cores=2))
     placement = placed(mapper)
     mapper.release(placement)
@@ -598,7 +275,7 @@ def test_release_refuses_what_is_not_held():
     assert mapper.free_cores == 1
 
 
-def test_totals_follow_what_is_placed_and_released():
+def test_totals_follow_what_is_placed_and_released() -> None:
     mapper = mapper_of(GPU_NODE, GPU_NODE)
     before = (mapper.usable_cores, mapper.free_cores, mapper.free_gpus)
 

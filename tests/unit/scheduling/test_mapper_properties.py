@@ -125,7 +125,7 @@ def state_of(mapper: Mapper) -> list[object]:
 @given(allocations, st.lists(places | releases, max_size=40))
 def test_random_sequences_give_nothing_twice_and_refuse_nothing_that_fits(
     allocation: Allocation, steps: list[tuple[Resources, Policy, set[int] | None] | int]
-):
+) -> None:
     mapper = Mapper(allocation)
     held: Held = []
     everywhere = set(range(len(allocation.nodes)))
@@ -163,7 +163,7 @@ def test_random_sequences_give_nothing_twice_and_refuse_nothing_that_fits(
 @given(allocations, requests, st.sampled_from(POLICIES))
 def test_an_empty_machine_places_exactly_what_check_accepts(
     allocation: Allocation, request_: Resources, policy: Policy
-):
+) -> None:
     mapper = Mapper(allocation)
     try:
         mapper.check(request_, policy)
@@ -183,7 +183,7 @@ def test_an_empty_machine_places_exactly_what_check_accepts(
 @given(allocations, st.lists(requests, max_size=12), requests)
 def test_pack_uses_as_few_nodes_as_can_hold_the_ranks(
     allocation: Allocation, before: list[Resources], request_: Resources
-):
+) -> None:
     request_ = Resources(request_.ranks, request_.cores_per_rank, request_.gpus_per_rank)  # memory orders no nodes
     mapper = Mapper(allocation)
     held = [(other, placement) for other in before if (placement := mapper.place(other, Policy())) is not None]

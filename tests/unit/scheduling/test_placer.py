@@ -70,14 +70,15 @@ class TestOwnPolicies:
         assert caught.value.cause == Cause.LAUNCH
         assert rig.is_all_free
 
-    async def test_tasks_that_share_a_wrong_policy_all_fail(self) -> None:
+    async def test_tasks_that_share_a_wrong_policy_all_fail_at_once_and_so_does_what_depends_on_them(self) -> None:
         rig = Rig()
         policy = Policy(placement=Chooser(ValueError("boom")))
         tasks = [plain(policy=policy) for _ in range(3)]
+        heir = plain(args=[tasks[0]])
 
-        await rig.submit(*tasks)
+        await rig.submit(*tasks, heir)
 
-        assert [task.state for task in tasks] == [State.FAILED] * 3
+        assert [task.state for task in (*tasks, heir)] == [State.FAILED] * 4
 
     async def test_a_policy_that_does_not_want_to_place_yet_is_asked_again(self) -> None:
         rig = Rig()
