@@ -189,11 +189,11 @@ class FreeNodes(Protocol):
 
     @abstractmethod
     def fullest_first(self, request: Resources) -> Iterable[int]:
-        """Yield nodes that can take at least one rank, those with the fewest free cores first."""
+        """Yield nodes that can take at least one rank, those with the least room for such ranks first."""
 
     @abstractmethod
     def emptiest_first(self, request: Resources) -> Iterable[int]:
-        """Yield nodes that can take at least one rank, those with the most free cores first."""
+        """Yield nodes that can take at least one rank, those with the most room for such ranks first."""
 
 
 class PlacementPolicy(Protocol):

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
 POLL_S = 0.005
 
 
-async def eventually(
-    predicate: Callable[[], object], *, within_s: float = 5.0, what: str = ""
-) -> None:
+async def eventually(predicate: Callable[[], object], *, within_s: float = 5.0, what: str = "") -> None:
     """Return as soon as `predicate()` is true; it is asked every few milliseconds.
 
     What the predicate raises is passed on at once.

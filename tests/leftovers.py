@@ -89,9 +89,7 @@ def left_running(mark: str, venv: Path | None = None) -> list[Process]:
     return [
         process
         for pid, process in sorted(there.items())
-        if pid not in above
-        and is_ours(process)
-        and not any(name in process.command for name in _HELPERS)
+        if pid not in above and is_ours(process) and not any(name in process.command for name in _HELPERS)
     ]
 
 

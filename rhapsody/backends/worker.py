@@ -202,13 +202,14 @@ class Worker:
         """Run items of an array task; post finished ones at least every millisecond."""
         first, stop = extra["items"]
         items = range(*payload) if type(payload) is tuple else pickle.loads(payload)  # noqa: S301 - from our pool
-        words, now, words_item = self._words, time.monotonic_ns, wire.ITEM
+        words, now, offset = self._words, time.monotonic_ns, self._clock_offset_ns
+        began = words[wire.STARTED]
         values: list[Any] = []
         failed: dict[int, bytes] = {}
         posted, last_ns = first, now()
         with executables.surroundings(extra):
             for index, item in enumerate(items, first):
-                words[words_item] = index
+                words[wire.ITEM] = index
                 try:
                     values.append(function(item))
                 except BaseException as exc:  # noqa: BLE001 - the user's function
@@ -217,10 +218,11 @@ class Worker:
                 if _forked:
                     os._exit(0)  # the function forked, and this is the child coming back
                 stamp = now()
+                words[wire.STARTED] = stamp + offset  # of the next item: time limits are for one
                 if stamp - last_ns > FLUSH_NS and index + 1 < stop:
                     data = self._encode_items(posted, values, failed)
-                    self._post(sequence, words[wire.STARTED], stamp + self._clock_offset_ns, wire.ITEMS, data)
-                    self._flush(stamp + self._clock_offset_ns)
+                    self._post(sequence, began, stamp + offset, wire.ITEMS, data)
+                    self._flush(stamp + offset)
                     posted, last_ns = index + 1, stamp
                     values, failed = [], {}
         return wire.LAST_ITEMS, self._encode_items(posted, values, failed)
@@ -243,9 +245,14 @@ class Worker:
             return marshal.dumps((first, len(values), None, kept, failed))
 
     def _with_output(self, kind: int, data: bytes) -> tuple[int, bytes]:
-        """Return a result with what the task printed; of array items it goes nowhere."""
+        """Return a result with what the task printed; of array items that goes to the workers' log."""
         out, err = self._out.take(), self._err.take()
-        return (kind, data) if kind in (wire.ITEMS, wire.LAST_ITEMS) else _with_text(kind, data, out, err)
+        if kind != wire.LAST_ITEMS:
+            return _with_text(kind, data, out, err)
+        for descriptor, text in ((1, out), (2, err)):
+            with contextlib.suppress(OSError):  # a full disk must not fail the task
+                os.write(descriptor, text.encode(errors="backslashreplace"))
+        return kind, data
 
     def _post(self, sequence: int, started: int, ended: int, kind: int, data: bytes) -> None:
         """Write a record into the outbox; one that does not fit goes out by itself."""

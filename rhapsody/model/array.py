@@ -18,7 +18,8 @@ class ArrayTask(Task):
     """One function applied to each of many items; `Session.map` makes it.
 
     Its value is the list of return values in the order of the items. It is DONE when every item is; it is FAILED when
-    all are settled and some failed: `failures` tells which, and the others' values are in `value` all the same.
+    all are settled and some failed: `failures` tells which, and the others' values are in `value` all the same. What
+    items print goes to the workers' log in the run folder.
 
     Args:
         function: Called with one item at a time.
@@ -27,7 +28,7 @@ class ArrayTask(Task):
         resources: Of one item; serial only.
         uid: As for `ComputeTask`.
         priority: As for `ComputeTask`.
-        options: As for `ComputeTask`; retry and timeout apply to chunks of items.
+        options: As for `ComputeTask`; retry and timeout are for each item.
 
     Attributes:
         failures: For each failed item's index, why.

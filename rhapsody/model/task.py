@@ -39,7 +39,11 @@ WhenDependencyFails = Literal["fail", "run"]
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """What few tasks need; `ComputeTask` documents each."""
+    """What few tasks need; `ComputeTask` documents each.
+
+    Raises:
+        SpecError: A value is wrong.
+    """
 
     env: Mapping[str, str] | None = None
     cwd: str | None = None
@@ -51,8 +55,8 @@ class TaskOptions:
     capture_stdio: bool = False
     when_dependency_fails: WhenDependencyFails = "fail"
 
-
-DEFAULT_OPTIONS = TaskOptions()
+    def __post_init__(self) -> None:
+        _require_options(self)
 
 
 class Task:
@@ -209,7 +213,8 @@ class ComputeTask(Task):
     passed as text.
 
     Args:
-        function: What to call; closures and lambdas too. Either this or `executable`.
+        function: What to call; closures and lambdas too. Either this or `executable`. It is serialised once: what it
+            closes over, and a script's globals, stay as they were at its first task. Pass as arguments what changes.
         executable: Path, or a name that is found on PATH.
         arguments: Of the executable.
         args: Positional arguments of the function.
@@ -273,7 +278,6 @@ class ComputeTask(Task):
                 capture_stdio=capture_stdio,
                 when_dependency_fails=when_dependency_fails,
             )
-            _require_options(options)
         super().__init__(uid, resources, priority, options)
         self.function = function
         self.executable = executable if executable is None else str(executable)
@@ -323,3 +327,6 @@ def _require_options(options: TaskOptions) -> None:
     for name, value in (options.env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name or "\0" in name + value:
             raise SpecError(f"env={{{name!r}: {value!r}}}: names and values must be texts, names without '='")
+
+
+DEFAULT_OPTIONS = TaskOptions()

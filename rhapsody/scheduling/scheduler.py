@@ -162,7 +162,7 @@ class Scheduler:
         self._move(sum(map(_weight, tasks)), WAITING, READY)
         self._sink.entered(READY, tasks, now)
         for task in tasks:
-            if type(task) is ArrayTask and not task.items:
+            if type(task) is ArrayTask and len(task) == 0:
                 self._go_on_with(task)
 
     def _refuse(self, task: Task, exc: Exception) -> None:

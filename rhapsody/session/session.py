@@ -21,7 +21,7 @@ from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.policy import Policy
 from rhapsody.model.resources import SERIAL, Resources
-from rhapsody.model.task import Task, TaskOptions
+from rhapsody.model.task import DEFAULT_OPTIONS, Task, TaskOptions
 from rhapsody.scheduling.mapper import Mapper
 from rhapsody.scheduling.scheduler import Scheduler
 from rhapsody.session.run_folder import create_run_folder, write_description
@@ -296,6 +296,7 @@ class Session:
         resources: Resources = SERIAL,
         uid: str | None = None,
         priority: int = 0,
+        timeout_s: float | None = None,
         retry: int | RetryPolicy | None = None,
         idempotent: bool = False,
         after: Sequence[Task] = (),
@@ -312,12 +313,15 @@ class Session:
             resources: Of one item.
             uid: Unique in the session.
             priority: Higher goes first.
+            timeout_s: Seconds for one item, after which it counts as failed.
             retry: For each failed item.
             idempotent: Items may be run twice.
             after: Tasks that must be DONE first.
             policy: Overrides the session's.
         """
-        options = TaskOptions(retry=retry, idempotent=idempotent, after=tuple(after), policy=policy)
+        options = TaskOptions(
+            timeout_s=timeout_s, retry=retry, idempotent=idempotent, after=tuple(after), policy=policy
+        )
         sequence = items if isinstance(items, Sequence) or hasattr(items, "__array__") else list(items)
         array = ArrayTask(
             function,
@@ -326,7 +330,7 @@ class Session:
             resources=resources,
             uid=uid,
             priority=priority,
-            options=TaskOptions() if options == TaskOptions() else options,
+            options=DEFAULT_OPTIONS if options == DEFAULT_OPTIONS else options,
         )
         await self.submit(array)
         return array

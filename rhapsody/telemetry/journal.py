@@ -238,22 +238,23 @@ class _Definitions:
             self._ids.clear()
             self.fresh = []
         runs = []
-        function = executable = resources = priority = None
-        known: dict[tuple[int, str | None, int, int], int] = {}
+        kind = function = executable = resources = priority = None
+        known: dict[tuple[type[Task], int, str | None, int, int], int] = {}
         for at, task in enumerate(batch):
             if (
                 type(task) is ComputeTask
+                and kind is ComputeTask
                 and task.function is function
                 and task.resources is resources
                 and task.priority == priority
                 and task.executable == executable
             ):
                 continue
-            function = getattr(task, "function", None)
+            kind, function = type(task), getattr(task, "function", None)
             executable = getattr(task, "executable", None)
             resources, priority = task.resources, task.priority
             # ids are those of other objects once the tasks are gone: so they are known for this batch only
-            key = (id(function), executable, id(resources), priority)
+            key = (kind, id(function), executable, id(resources), priority)
             if key not in known:
                 known[key] = self._id_of(task)
             runs.append((at, known[key]))

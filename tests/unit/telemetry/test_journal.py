@@ -116,6 +116,17 @@ class TestReadingBack:
             ("squares", 0),
         ]
 
+    def test_one_function_in_tasks_of_several_kinds_is_told_apart(self, tmp_path: Path) -> None:
+        twin = Twin(tmp_path)
+        tasks = [ComputeTask(square), ArrayTask(square, [1]), ComputeTask(square), ArrayTask(square, [1, 2])]
+
+        twin.accepted(tasks, 1)
+        twin.accepted(tasks[1:3], 2)
+        twin.journal.close()
+
+        assert twin.read_back() == twin.expected
+        assert [record.kind for record in read_tasks(tmp_path)] == ["task", "map", "task", "map", "map", "task"]
+
     def test_what_tasks_ask_for_comes_back(self, tmp_path: Path) -> None:
         twin = Twin(tmp_path)
         wide = Resources(ranks=64, cores_per_rank=2, gpus_per_rank=1, memory_per_rank="2GiB", ranks_per_node=8)
