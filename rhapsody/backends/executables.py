@@ -195,12 +195,18 @@ def _outcome(extra: dict[str, Any], code: int, cause: str, stdio: tuple[str, str
     if cause:
         outcome |= {"cause": cause, "message": _ended_text(extra, name, cause)}
     elif code:
-        last = (err or out).strip().rpartition("\n")[2][:500]
+        last = _last_words(err) or _last_words(out)
         said = f"; last line it wrote: {last}" if last else ""
         outcome |= {"cause": "signal" if code < 0 else "exit_code", "message": f"{name} {describe_exit(code)}{said}"}
     else:
         outcome |= {"completed": extra.get("cwd") or str(Path.cwd())}
     return outcome
+
+
+def _last_words(text: str) -> str:
+    """Return the last line that says something; launchers frame their messages with dashes."""
+    lines = (line.strip() for line in reversed(text.splitlines()))
+    return next((line[:500] for line in lines if any(map(str.isalnum, line))), "")
 
 
 def _ended_text(extra: dict[str, Any], name: str, cause: str) -> str:

@@ -180,9 +180,10 @@ class LocalBackend:
             for slot in placement.slots
         ]
         variable = self._gpu_variable if self._node.shape.gpus else ""
+        sharing = placement.shared or self._context.allocation.oversubscribed
         return {
             "argv": mpi.command(found, program, slots, variable),
-            "env": {**mpi.environment(found, self._pool.folder), **env},
+            "env": {**mpi.environment(found, self._pool.folder, yielding=sharing), **env},
         }
 
     def _payload_of(self, task: ComputeTask) -> bytes:

@@ -87,11 +87,18 @@ def _flags(found: Launcher, ranks: int) -> list[str]:
     return ["--host", f"localhost:{ranks}", "--oversubscribe", "--bind-to", "none", *root]
 
 
-def environment(found: Launcher, folder: Path) -> dict[str, str]:
-    """Return variables that keep the launcher's own files in a folder that is removed at the end."""
+def environment(found: Launcher, folder: Path, *, yielding: bool) -> dict[str, str]:
+    """Return variables for the launcher.
+
+    Args:
+        found: The launcher.
+        folder: Gets the launcher's own files, and is removed at the end.
+        yielding: Ranks that wait give their CPU to others: they share it.
+    """
     if found.flavor == "hydra":
         return {}
     return {
+        "OMPI_MCA_mpi_yield_when_idle": "1" if yielding else "0",
         "OMPI_MCA_orte_tmpdir_base": str(folder),
         "PRTE_MCA_prte_tmpdir_base": str(folder),
         "OMPI_MCA_btl_vader_backing_directory": str(folder),

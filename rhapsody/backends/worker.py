@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 FLUSH_NS = 1_000_000
 """Results wait in the outbox at most so long while further tasks of the chunk run."""
+COMMIT_NS = 100_000
+"""Values of array items wait for the outbox at most so long: as much work can be lost when the worker dies."""
 
 _Extra = dict[str, Any]
 _forked: list[bool] = []
@@ -199,7 +201,7 @@ class Worker:
         payload: Any,  # noqa: ANN401 - a range as a tuple, or bytes
         extra: _Extra,
     ) -> tuple[int, bytes]:
-        """Run items of an array task; post finished ones at least every millisecond."""
+        """Run items of an array task; commit what has ended every tenth of a millisecond or after each longer item."""
         first, stop = extra["items"]
         items = range(*payload) if type(payload) is tuple else pickle.loads(payload)  # noqa: S301 - from our pool
         words, now, offset = self._words, time.monotonic_ns, self._clock_offset_ns
@@ -219,10 +221,11 @@ class Worker:
                     os._exit(0)  # the function forked, and this is the child coming back
                 stamp = now()
                 words[wire.STARTED] = stamp + offset  # of the next item: time limits are for one
-                if stamp - last_ns > FLUSH_NS and index + 1 < stop:
+                if stamp - last_ns > COMMIT_NS and index + 1 < stop:
                     data = self._encode_items(posted, values, failed)
                     self._post(sequence, began, stamp + offset, wire.ITEMS, data)
-                    self._flush(stamp + offset)
+                    if stamp + offset - self._flushed_ns > FLUSH_NS:
+                        self._flush(stamp + offset)
                     posted, last_ns = index + 1, stamp
                     values, failed = [], {}
         return wire.LAST_ITEMS, self._encode_items(posted, values, failed)

@@ -210,7 +210,7 @@ class ComputeTask(Task):
 
     A task among the arguments is a dependency: its value is passed in once it is DONE. What flows: a function's return
     value; an executable's `Completed`; an MPI function's list by rank. In `arguments` of an executable the value is
-    passed as text.
+    passed as text. Arguments are read when the task is launched: leave them alone until it has ended.
 
     Args:
         function: What to call; closures and lambdas too. Either this or `executable`. It is serialised once: what it

@@ -86,8 +86,8 @@ async def test_mpi_task_that_takes_too_long_is_ended_with_all_its_ranks(
     await session.aclose()
 
 
-async def test_chunk_of_an_array_that_takes_too_long_is_ended_and_the_other_items_run(session: Session) -> None:
-    array = await session.map(lambda item: work.spin(30.0 if item == 5 else 0.0), range(12), timeout_s=LIMIT_S)
+async def test_item_of_an_array_that_takes_too_long_is_ended_and_the_other_items_run(session: Session) -> None:
+    array = await session.map(lambda item: work.spin(30.0 if item == 5 else 0.0), range(12), chunk=1, timeout_s=LIMIT_S)
 
     with pytest.raises(TaskFailed, match=r"1 of 12 items failed.*item 5.*timeout_s=0.3") as caught:
         await array
