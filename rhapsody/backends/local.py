@@ -18,7 +18,7 @@ from rhapsody.backends.packing import Packer, dump_function, pickle_arguments, v
 from rhapsody.backends.pool import Pool, PoolSettings
 from rhapsody.backends.starter import GuardianStarter
 from rhapsody.errors import SpecError
-from rhapsody.model.arguments import replace_tasks
+from rhapsody.model.arguments import find_tasks, replace_tasks
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
@@ -80,21 +80,13 @@ class LocalBackend:
         """Refuse executables that do not exist and MPI without a launcher; see `Backend.check`."""
         if task.resources.is_mpi:
             mpi.launcher()
-        if not isinstance(task, ComputeTask) or task.executable is None:
+        if not isinstance(task, ComputeTask) or _may_be_made_by_others(task):
             return
-        name, options = task.executable, task.options
-        if "/" in name:
-            path = Path(options.cwd or ".") / name
-            if task.options.after or task.links is not None:
-                return  # an earlier task may make it
-            found = path.is_file() and os.access(path, os.X_OK)
-        else:
-            found = shutil.which(name, path=(options.env or {}).get("PATH")) is not None
-        if not found:
-            where = f"{name!r} is no executable file" if "/" in name else f"{name!r} is not on PATH"
-            raise SpecError(f"task {task.uid}: {where}; give its full path, or load the module that has it")
-        if options.cwd and not Path(options.cwd).is_dir() and not options.after and task.links is None:
+        options = task.options
+        if options.cwd and not Path(options.cwd).is_dir():
             raise SpecError(f"task {task.uid}: cwd={options.cwd!r} is no folder; make it first")
+        if task.executable is not None:
+            _require_executable(task, task.executable)
 
     def launch(self, batch: Sequence[Assignment]) -> None:
         """Feed the lanes of the pool; see `Backend.launch`."""
@@ -196,6 +188,24 @@ class LocalBackend:
                 "cwd": task.options.cwd,
             }
         )
+
+
+def _may_be_made_by_others(task: ComputeTask) -> bool:
+    """Return whether the task has dependencies, so that its files may come from them."""
+    named = [*task.args, *task.arguments, *(task.kwargs or {}).values()]
+    return bool(task.options.after) or any(True for value in named for _ in find_tasks(value))
+
+
+def _require_executable(task: ComputeTask, name: str) -> None:
+    options = task.options
+    if "/" in name:
+        path = Path(options.cwd or ".") / name
+        found = path.is_file() and os.access(path, os.X_OK)
+    else:
+        found = shutil.which(name, path=(options.env or {}).get("PATH")) is not None
+    if not found:
+        where = f"{name!r} is no executable file" if "/" in name else f"{name!r} is not on PATH"
+        raise SpecError(f"task {task.uid}: {where}; give its full path, or load the module that has it")
 
 
 def _absolute_path() -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -19,7 +20,7 @@ from rhapsody.model.outcome import Failure, Stdio
 from rhapsody.model.resources import SERIAL, Resources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from rhapsody.abc import RetryPolicy
@@ -268,10 +269,10 @@ class ComputeTask(Task):
             options = DEFAULT_OPTIONS
         else:
             options = TaskOptions(
-                env=dict(env) if env else None,
+                env=_mapping_of("env", env),
                 cwd=None if cwd is None else str(cwd),
                 timeout_s=timeout_s,
-                after=tuple(after or ()),
+                after=_tuple_of("after", after or ()),
                 idempotent=idempotent,
                 retry=retry,
                 policy=policy,
@@ -281,9 +282,9 @@ class ComputeTask(Task):
         super().__init__(uid, resources, priority, options)
         self.function = function
         self.executable = executable if executable is None else str(executable)
-        self.arguments = tuple(arguments)
-        self.args = tuple(args)
-        self.kwargs = kwargs
+        self.arguments = arguments if type(arguments) is tuple else _tuple_of("arguments", arguments)
+        self.args = args if type(args) is tuple else _tuple_of("args", args)
+        self.kwargs = kwargs if kwargs is None else _mapping_of("kwargs", kwargs)
         if (function is None) is (executable is None) or not (function is None or callable(function)):
             _refuse_payload(function, executable)
 
@@ -293,6 +294,18 @@ class ComputeTask(Task):
         if self.executable is not None:
             return self.executable
         return str(getattr(self.function, "__qualname__", None) or self.function)
+
+
+def _tuple_of(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
+    if isinstance(value, str | bytes | Task) or not isinstance(value, Iterable):
+        raise SpecError(f"{name}={value!r} is no list or tuple; for a single one write {name}=[{value!r}]")
+    return tuple(value)
+
+
+def _mapping_of(name: str, value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+        raise SpecError(f"{name}={value!r} is no dict with texts as keys")
+    return dict(value) if value else None
 
 
 def _refuse_payload(function: object, executable: object) -> NoReturn:
@@ -314,7 +327,7 @@ def _require_uid(uid: str) -> None:
 def _require_options(options: TaskOptions) -> None:
     timeout_s = options.timeout_s
     if timeout_s is not None and (
-        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or timeout_s <= 0
+        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0
     ):
         raise SpecError(f"timeout_s={timeout_s!r} must be a positive number of seconds")
     for task in options.after:

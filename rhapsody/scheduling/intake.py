@@ -102,7 +102,7 @@ class Intake:
                 _check_options(task)
             if task.given_uid is not None:
                 self._check_uid(task.given_uid, plan)
-            if type(task) is ComputeTask and (task.executable is not None or task.resources.is_mpi):
+            if type(task) is ComputeTask and (task.executable or options.cwd or task.resources.is_mpi):
                 self._backend.check(task)
             if (options is not DEFAULT_OPTIONS or has_arguments(task)) and (dependencies := dependencies_of(task)):
                 plan.edges[task] = dependencies
