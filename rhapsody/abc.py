@@ -164,6 +164,10 @@ class EventSink(Protocol):
         """Record that tasks entered a state; final ones other than DONE with their `failure`."""
 
     @abstractmethod
+    def ran(self, tasks: Sequence[Task], started_ns: Sequence[int], ended_ns: Sequence[int]) -> None:
+        """Record that tasks entered RUNNING, then that they entered DONE: `entered` twice, at less cost."""
+
+    @abstractmethod
     def placed(self, assignments: Sequence[Assignment], time_ns: int) -> None:
         """Record that the tasks of assignments entered PLACED, with their slots."""
 

@@ -218,6 +218,11 @@ class MemorySink(EventSink):
             self._note(task, state, time_ns, detail=str(task.failure and task.failure.message) if has_detail else "")
 
     @override
+    def ran(self, tasks: Sequence[Task], started_ns: Sequence[int], ended_ns: Sequence[int]) -> None:
+        self.entered(State.RUNNING, tasks, started_ns)
+        self.entered(State.DONE, tasks, ended_ns)
+
+    @override
     def placed(self, assignments: Sequence[Assignment], time_ns: int) -> None:
         for assignment in assignments:
             for task in assignment.tasks:

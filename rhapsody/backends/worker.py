@@ -35,6 +35,8 @@ COMMIT_NS = 100_000
 """Values of array items wait for the outbox at most so long: as much work can be lost when the worker dies."""
 
 _Extra = dict[str, Any]
+_RECORD, _HEAD, _OUTBOX, _COMMITTED = wire.RECORD, wire.RECORD.size, wire.OUTBOX, wire.COMMITTED
+_pack_into = _RECORD.pack_into
 _forked: list[bool] = []
 """Not empty in a child that a task forked off: such a one never is a worker."""
 
@@ -127,9 +129,8 @@ class Worker:
             extra = extras[sequence - first] if extras is not None else None
             started = now() + offset
             words[started_word] = started
-            words[current_word] = (
-                sequence  # before the look at the skipped range: what the pool sees here counts as run
-            )
+            # Before the look at the skipped range: what the pool sees here, it counts as started.
+            words[current_word] = sequence
             if words[skip_from] <= sequence < words[skip_until]:
                 continue
             if extra is not None or function_id not in functions or type(payload) is not tuple:
@@ -259,17 +260,21 @@ class Worker:
 
     def _post(self, sequence: int, started: int, ended: int, kind: int, data: bytes) -> None:
         """Write a record into the outbox; one that does not fit goes out by itself."""
-        size = wire.RECORD.size + len(data)
-        if self._end + size > wire.PAGE_BYTES:
+        begin = self._end
+        end = begin + _HEAD + len(data)
+        if end > wire.PAGE_BYTES:
             self._flush(ended)
-        if wire.OUTBOX + size > wire.PAGE_BYTES:
-            self._connection.sendall(wire.RECORD.pack(sequence, started, ended, len(data), kind))
-            self._connection.sendall(data)
-            return
-        wire.RECORD.pack_into(self._page, self._end, sequence, started, ended, len(data), kind)
-        self._page[self._end + wire.RECORD.size : self._end + size] = data
-        self._end += size
-        self._words[wire.COMMITTED] = self._end - wire.OUTBOX
+            begin = wire.OUTBOX
+            end = begin + _HEAD + len(data)
+            if end > wire.PAGE_BYTES:
+                self._connection.sendall(_RECORD.pack(sequence, started, ended, len(data), kind))
+                self._connection.sendall(data)
+                return
+        _pack_into(self._page, begin, sequence, started, ended, len(data), kind)
+        if data:
+            self._page[begin + _HEAD : end] = data
+        self._end = end
+        self._words[_COMMITTED] = end - _OUTBOX
 
     def _flush(self, now_ns: int) -> None:
         """Send the outbox; the pool ignores what it saw already, so a kill in between is harmless."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1)
 _RESERVED_UID = re.compile(r"(task|map)\.\d+")
 _VALID_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@:-]{0,199}")
+_PRIORITY_LIMIT = 1_000_000_000
 _NO_STDIO = Stdio()
 NEW = State.NEW
 DONE = State.DONE
@@ -111,6 +112,8 @@ class Task:
         """The scheduler's: None, one callable, or a list of callables that want to know of the end."""
         if uid is not None:
             _require_uid(uid)
+        if priority != 0:
+            _require_priority(priority)
 
     @property
     def uid(self) -> str:
@@ -324,6 +327,23 @@ def _require_uid(uid: str) -> None:
         raise SpecError(f"uid={uid!r} looks like one that RHAPSODY gives itself; choose another")
 
 
+def _require_priority(priority: int) -> None:
+    if type(priority) is not int or abs(priority) > _PRIORITY_LIMIT:
+        raise SpecError(f"priority={priority!r} must be a whole number between ±{_PRIORITY_LIMIT:,}")
+
+
+def require_retry(retry: object, where: str) -> None:
+    """Refuse what says nothing about retries.
+
+    Raises:
+        SpecError: It is neither a number of attempts nor a `RetryPolicy`; `where` begins the text.
+    """
+    if isinstance(retry, int) and (isinstance(retry, bool) or retry < 1):
+        raise SpecError(f"{where}retry={retry!r} must be at least 1 attempt in all, or a retry policy")
+    if not (retry is None or isinstance(retry, int) or hasattr(retry, "delay_before_next")):
+        raise SpecError(f"{where}retry={retry!r} is no number of attempts and no RetryPolicy")
+
+
 def _require_options(options: TaskOptions) -> None:
     timeout_s = options.timeout_s
     if timeout_s is not None and (
@@ -335,8 +355,7 @@ def _require_options(options: TaskOptions) -> None:
             raise SpecError(f"after={task!r}: only tasks can be waited for")
     if options.when_dependency_fails not in ("fail", "run"):
         raise SpecError(f"when_dependency_fails={options.when_dependency_fails!r}; valid: 'fail', 'run'")
-    if isinstance(options.retry, bool) or (isinstance(options.retry, int) and options.retry < 1):
-        raise SpecError(f"retry={options.retry!r} must be at least 1 attempt in all, or a retry policy")
+    require_retry(options.retry, "")
     for name, value in (options.env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name or "\0" in name + value:
             raise SpecError(f"env={{{name!r}: {value!r}}}: names and values must be texts, names without '='")

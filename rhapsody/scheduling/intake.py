@@ -9,7 +9,7 @@ from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.policy import Policy, Retry
 from rhapsody.model.resources import Resources
-from rhapsody.model.task import DEFAULT_OPTIONS, ComputeTask, Task
+from rhapsody.model.task import DEFAULT_OPTIONS, ComputeTask, Task, require_retry
 from rhapsody.scheduling.graph import dependencies_of, has_arguments, require_acyclic, require_known
 from rhapsody.scheduling.placement import PLACEMENT_POLICIES
 
@@ -61,6 +61,8 @@ class Intake:
         self._mapper = mapper
         self._default = policy
         self._effective: dict[Policy | None, Policy] = {}
+        self._usual: Resources | None = None
+        """What was last found to fit, under the session's policy: the next submission most often asks for the same."""
         self.uids: set[str] = set()
         """Given uids of all tasks that were accepted, ended ones too."""
         self._check_policy(policy, "the session's policy")
@@ -90,7 +92,7 @@ class Intake:
         Raises:
             SpecError: One task is wrong; the text names it.
         """
-        last: tuple[Resources | None, Policy | None] = (None, None)
+        last: tuple[Resources | None, Policy | None] = (self._usual, None)
         for task in tasks:
             if task.__class__ not in _KINDS or task.state is not NEW:
                 _refuse(task)
@@ -98,8 +100,6 @@ class Intake:
             if task.resources is not last[0] or options.policy is not last[1]:
                 self._check_request(task, plan)
                 last = (task.resources, options.policy)
-            if options is not DEFAULT_OPTIONS or task.priority.__class__ is not int:
-                _check_options(task)
             if task.given_uid is not None:
                 self._check_uid(task.given_uid, plan)
             if type(task) is ComputeTask and (task.executable or options.cwd or task.resources.is_mpi):
@@ -134,21 +134,22 @@ class Intake:
         plan.uids.add(uid)
 
     def _check_request(self, task: Task, plan: Plan) -> None:
-        where = f"task {task.uid}"
         if not isinstance(task.resources, Resources):
-            raise SpecError(f"{where}: resources={task.resources!r} must be Resources(…)")
+            raise SpecError(f"task {task.uid}: resources={task.resources!r} must be Resources(…)")
         own = task.options.policy
         if own is not None:
-            self._check_policy(own, f"the policy of {where}")
+            self._check_policy(own, f"the policy of task {task.uid}")
             if own.routing is not None:
-                raise SpecError(f"{where}: Policy.routing speaks to AI tasks only; leave it out")
+                raise SpecError(f"task {task.uid}: Policy.routing speaks to AI tasks only; leave it out")
         policy = self.policy_of(task)
         if policy.colocate_with is not None:
             plan.companions.setdefault(policy.colocate_with, task)
         try:
             self._mapper.check(task.resources, policy)
         except SpecError as exc:
-            raise SpecError(f"{where}: {exc}") from exc
+            raise SpecError(f"task {task.uid}: {exc}") from exc
+        if own is None and policy.colocate_with is None:
+            self._usual = task.resources
 
     def _check_policy(self, policy: Policy, where: str) -> None:
         if not isinstance(policy, Policy):
@@ -160,7 +161,7 @@ class Intake:
             raise SpecError(f"{where}: {unknown_name('placement policy', placement, PLACEMENT_POLICIES)}")
         if not (placement is None or isinstance(placement, str) or hasattr(placement, "choose")):
             raise SpecError(f"{where}: placement={placement!r} has no choose(); see rhapsody.abc.PlacementPolicy")
-        _check_retry(policy.retry, where)
+        require_retry(policy.retry, f"{where}: ")
         if type(policy.priority) is not int:
             raise SpecError(f"{where}: priority={policy.priority!r} must be a whole number")
         if policy.colocate_with is not None and not isinstance(policy.colocate_with, Task):
@@ -169,19 +170,3 @@ class Intake:
             hash(policy)  # tasks of equal policies are queued together
         except TypeError as exc:
             raise SpecError(f"{where}: {exc}; give its class a __hash__, a dataclass eq=False or frozen=True") from exc
-
-
-def _check_options(task: Task) -> None:
-    if type(task.priority) is not int:
-        raise SpecError(f"task {task.uid}: priority={task.priority!r} must be a whole number")
-    _check_retry(task.options.retry, f"task {task.uid}")
-    for other in task.options.after:
-        if not isinstance(other, Task):
-            raise SpecError(f"task {task.uid}: after={other!r}: only tasks can be waited for")
-
-
-def _check_retry(retry: object, where: str) -> None:
-    if isinstance(retry, int) and (isinstance(retry, bool) or retry < 1):
-        raise SpecError(f"{where}: retry={retry!r} must be at least 1 attempt in all, or a retry policy")
-    if not (retry is None or isinstance(retry, int) or hasattr(retry, "delay_before_next")):
-        raise SpecError(f"{where}: retry={retry!r} is no number of attempts and no RetryPolicy")

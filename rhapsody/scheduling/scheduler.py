@@ -215,8 +215,7 @@ class Scheduler:
 
     def _finish(self, tasks: list[Task], starts: list[int], ends: list[int]) -> None:
         """Settle tasks that were placed, ran and are done."""
-        self._sink.entered(RUNNING, tasks, starts)
-        self._sink.entered(DONE, tasks, ends)
+        self._sink.ran(tasks, starts, ends)
         self._move(len(tasks), PLACED, DONE)
         self._outbox.ended += tasks
         if self._unwanted:

@@ -112,6 +112,23 @@ class Entered(Record, tag=2):
             _require_length("details", self.details, self.count)
 
 
+class Ran(Record, tag=5):
+    """Tasks that entered RUNNING, then those tasks that entered DONE: two events of each."""
+
+    count: int
+    numbers: Count | list[Count]
+    attempts: Count | list[Count]
+    started_ns: list[int]
+    ended_ns: list[int]
+
+    def __post_init__(self) -> None:
+        _require_count(self.count)
+        _require_length("numbers", self.numbers, self.count)
+        _require_length("attempts", self.attempts, self.count)
+        _require_length("starts", self.started_ns, self.count)
+        _require_length("ends", self.ended_ns, self.count)
+
+
 class Placed(Record, tag=3):
     """Tasks that entered PLACED, in groups that share a placement.
 
@@ -149,7 +166,7 @@ class ItemsEntered(Record, tag=4):
     detail: str
 
 
-AnyRecord = Run | Accepted | Entered | Placed | ItemsEntered
+AnyRecord = Run | Accepted | Entered | Placed | ItemsEntered | Ran
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(AnyRecord)

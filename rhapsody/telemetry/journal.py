@@ -27,6 +27,7 @@ from rhapsody.telemetry.frames import (
     Entered,
     ItemsEntered,
     Placed,
+    Ran,
     Run,
     encode_frame,
 )
@@ -129,6 +130,15 @@ class Journal(EventSink):
             )
 
     @override
+    def ran(self, tasks: Sequence[Task], started_ns: Sequence[int], ended_ns: Sequence[int]) -> None:
+        """Record that tasks entered RUNNING, then that they entered DONE."""
+        for start in range(0, len(tasks), MAX_EVENTS):
+            stop = start + MAX_EVENTS
+            batch = tasks[start:stop]
+            numbers, attempts = _columns(batch)
+            self._append(Ran(len(batch), numbers, attempts, list(started_ns[start:stop]), list(ended_ns[start:stop])))
+
+    @override
     def placed(self, assignments: Sequence[Assignment], time_ns: int) -> None:
         """Record that the tasks of assignments entered PLACED, with their slots."""
         if not assignments:
@@ -198,6 +208,10 @@ class NullJournal(EventSink):
 
     @override
     def entered(self, state: State, tasks: Sequence[Task], times_ns: int | Sequence[int]) -> None:
+        """Do nothing."""
+
+    @override
+    def ran(self, tasks: Sequence[Task], started_ns: Sequence[int], ended_ns: Sequence[int]) -> None:
         """Do nothing."""
 
     @override

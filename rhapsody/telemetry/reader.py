@@ -29,6 +29,7 @@ from rhapsody.telemetry.frames import (
     Frame,
     ItemsEntered,
     Placed,
+    Ran,
     Run,
     decode_record,
     holds_frame,
@@ -119,9 +120,9 @@ def read_events(folder: Path, on_tail: Callable[[JournalTail], object] | None = 
         if isinstance(record, Accepted):
             with _located(path, offset):
                 catalog.learn(record)
-        columns = _columns(record)
-        yield from columns.events(seq, catalog.uids)
-        seq += columns.size
+        for columns in _columns(record):
+            yield from columns.events(seq, catalog.uids)
+            seq += columns.size
 
 
 def read_tasks(folder: Path, on_tail: Callable[[JournalTail], object] | None = None) -> Iterator[TaskRecord]:
@@ -194,26 +195,32 @@ class _Columns:
         return map(Event, numbered, self.times, named, self.attempts, states, self.ranges, self.slots, self.details)
 
 
-def _columns(record: Accepted | Entered | Placed | ItemsEntered) -> _Columns:
+def _columns(record: Accepted | Entered | Placed | ItemsEntered | Ran) -> tuple[_Columns, ...]:
     match record:
         case Accepted():
             numbers = _expand(record.numbers, record.count)
-            return _Columns(record.count, State.WAITING, numbers, repeat(record.time_ns), repeat(0))
+            return (_Columns(record.count, State.WAITING, numbers, repeat(record.time_ns), repeat(0)),)
         case Entered():
             numbers = _expand(record.numbers, record.count)
             times, attempts = _each(record.times_ns), _each(record.attempts)
             details = record.details or repeat("")
-            return _Columns(record.count, record.state, numbers, times, attempts, details=details)
+            return (_Columns(record.count, record.state, numbers, times, attempts, details=details),)
+        case Ran():
+            numbers, attempts = _expand(record.numbers, record.count), _each(record.attempts)
+            return (
+                _Columns(record.count, State.RUNNING, numbers, record.started_ns, attempts),
+                _Columns(record.count, State.DONE, numbers, record.ended_ns, attempts),
+            )
         case Placed():
             numbers = _expand(record.numbers, record.count)
             times, attempts = repeat(record.time_ns), _each(record.attempts)
             slots = _per_task(record.slots, record.sizes)
             ranges = _per_task(record.ranges or repeat(None), record.sizes)
-            return _Columns(record.count, State.PLACED, numbers, times, attempts, ranges, slots)
+            return (_Columns(record.count, State.PLACED, numbers, times, attempts, ranges, slots),)
         case ItemsEntered():
             times, attempts = repeat(record.time_ns), repeat(record.attempt)
             numbers, ranges, details = [record.number], repeat(record.items), repeat(record.detail)
-            return _Columns(1, record.state, numbers, times, attempts, ranges, details=details)
+            return (_Columns(1, record.state, numbers, times, attempts, ranges, details=details),)
 
 
 def _expand(numbers: int | list[int], count: int) -> Sequence[int]:

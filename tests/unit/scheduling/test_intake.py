@@ -191,9 +191,6 @@ class TestRequests:
         ("options", "words"),
         [
             ({"resources": 4}, ["resources=4", "Resources("]),
-            ({"priority": "high"}, ["priority='high'", "whole number"]),
-            ({"priority": 1.5}, ["priority=1.5"]),
-            ({"retry": "3"}, ["retry='3'", "RetryPolicy"]),
             ({"policy": {"retry": 3}}, ["Policy("]),
         ],
     )
@@ -201,6 +198,27 @@ class TestRequests:
         text = await refusal_of(Rig(), plain(), plain(uid="odd", **options))
 
         assert [word for word in ["task odd", *words] if word not in text] == []
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"priority": "high"}, "priority='high' must be a whole number"),
+            ({"priority": 1.5}, "priority=1.5 must"),
+            ({"priority": 1 << 70}, "priority=.* between"),
+            ({"retry": "3"}, "retry='3' is no number of attempts and no RetryPolicy"),
+            ({"args": "abc"}, r"args='abc' is no list or tuple; for a single one write args=\['abc'\]"),
+            ({"args": 5}, "args=5 is no list"),
+            ({"kwargs": [1]}, r"kwargs=\[1\] is no dict"),
+            ({"env": 5}, "env=5 is no dict"),
+            ({"timeout_s": float("nan")}, "timeout_s=nan must be a positive number"),
+            ({"after": 5}, "after=5 is no list"),
+        ],
+    )
+    def test_a_value_of_the_wrong_type_is_refused_where_the_task_is_made(
+        self, options: dict[str, Any], words: str
+    ) -> None:
+        with pytest.raises(SpecError, match=words):
+            plain(uid="odd", **options)
 
     async def test_what_the_runtime_can_never_run_is_refused(self) -> None:
         rig = Rig()
@@ -269,17 +287,11 @@ class TestArrays:
         assert "one ComputeTask per task" in text
 
     @pytest.mark.parametrize(
-        ("options", "word"),
-        [
-            (TaskOptions(retry=-1), "retry=-1"),
-            (TaskOptions(retry="x"), "retry='x'"),  # type: ignore[arg-type]
-            (TaskOptions(after=(5,)), "after=5"),  # type: ignore[arg-type]
-        ],
+        ("wrong", "word"), [({"retry": -1}, "retry=-1"), ({"retry": "x"}, "retry='x'"), ({"after": (5,)}, "after=5")]
     )
-    async def test_wrong_options_of_a_map_are_refused(self, options: TaskOptions, word: str) -> None:
-        text = await refusal_of(Rig(), ArrayTask(len, ["a"], options=options))
-
-        assert word in text
+    def test_wrong_options_of_a_map_are_refused_where_they_are_made(self, wrong: dict[str, Any], word: str) -> None:
+        with pytest.raises(SpecError, match=word):
+            TaskOptions(**wrong)
 
 
 class TestLargeLists:

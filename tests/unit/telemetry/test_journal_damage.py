@@ -66,7 +66,7 @@ class TestTail:
             )
             seen.add(len(events))
 
-        assert seen == {0, 4, 7, 10, 13, 14}  # a frame is there as a whole or not at all
+        assert seen == {0, 4, 7, 10, 13, 14, 18}  # a frame is there as a whole or not at all
 
     def test_zeros_behind_the_last_frame_are_told_as_tail(self, tmp_path: Path) -> None:
         twin = a_small_run(tmp_path)
@@ -201,11 +201,11 @@ class TestWrongContents:
         record = frames.Entered(2, State.FAILED, 1, [1, 1], [5, 6], ["", ""])
         for name, value in changes.items():
             setattr(record, name, value)
-        offset = append_frame(tmp_path, 7, record)
+        offset = append_frame(tmp_path, 8, record)
 
         events, _, error = read_until_damage(tmp_path)
 
-        assert len(events) == 15
+        assert len(events) == 19
         assert f"at offset {offset}:" in error
 
     @pytest.mark.parametrize(
@@ -226,11 +226,22 @@ class TestWrongContents:
         record = frames.Accepted(2, 9, 1_000_000, 2, [], [(0, 0)], [], [])
         for name, value in changes.items():
             setattr(record, name, value)
-        offset = append_frame(tmp_path, 7, record)
+        offset = append_frame(tmp_path, 8, record)
 
         with pytest.raises(JournalError, match=f"at offset {offset}:"):
             list(read_tasks(tmp_path))
         assert f"at offset {offset}:" in read_until_damage(tmp_path)[2]
+
+    @pytest.mark.parametrize("changes", [{"count": 0}, {"numbers": [1]}, {"started_ns": [1]}, {"ended_ns": []}])
+    def test_ends_that_do_not_fit_are_refused(self, changes: dict[str, object], tmp_path: Path) -> None:
+        a_small_run(tmp_path)
+        record = frames.Ran(2, 1, 1, [5, 6], [7, 8])
+        for name, value in changes.items():
+            setattr(record, name, value)
+        offset = append_frame(tmp_path, 8, record)
+
+        assert f"at offset {offset}: " in read_until_damage(tmp_path)[2]
+        assert "frames are missing" not in read_until_damage(tmp_path)[2]
 
     @pytest.mark.parametrize(
         "changes", [{"slots": []}, {"sizes": [1]}, {"sizes": [1, 2]}, {"ranges": [(0, 1)]}, {"slots": [(), ((0, 1),)]}]
@@ -241,14 +252,14 @@ class TestWrongContents:
         record = frames.Placed(2, 9, 1, 1, [row, row], [], [])
         for name, value in changes.items():
             setattr(record, name, value)
-        offset = append_frame(tmp_path, 7, record)
+        offset = append_frame(tmp_path, 8, record)
 
         assert f"at offset {offset}:" in read_until_damage(tmp_path)[2]
 
     def test_a_second_description_is_refused(self, tmp_path: Path) -> None:
         a_small_run(tmp_path)
 
-        offset = append_frame(tmp_path, 7, frames.Run(1, "{}"))
+        offset = append_frame(tmp_path, 8, frames.Run(1, "{}"))
 
         assert f"at offset {offset}: the record of the run stands first" in read_until_damage(tmp_path)[2]
 

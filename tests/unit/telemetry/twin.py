@@ -57,6 +57,12 @@ class Twin:
             time_ns = times_ns if isinstance(times_ns, int) else times_ns[at]
             self._expect(time_ns, task.uid, task.attempt, state, detail=detail)
 
+    def ran(self, tasks: Sequence[Task], started_ns: Sequence[int], ended_ns: Sequence[int]) -> None:
+        self.journal.ran(tasks, started_ns, ended_ns)
+        for state, times_ns in ((State.RUNNING, started_ns), (State.DONE, ended_ns)):
+            for at, task in enumerate(tasks):
+                self._expect(times_ns[at], task.uid, task.attempt, state)
+
     def placed(self, assignments: Sequence[Assignment], time_ns: int) -> None:
         self.journal.placed(assignments, time_ns)
         for assignment in assignments:
@@ -88,6 +94,7 @@ def a_small_run(folder: Path) -> Twin:
     twin.placed([Assignment(on_core(3, 4), tasks[:2]), Assignment(on_core(0, node=2), tasks[2:])], 3)
     twin.entered(State.RUNNING, tasks, [4, 5, 6])
     twin.items_entered(State.DONE, items, (0, 9), 7, "")
+    twin.ran(tasks[1:], [8, 9], [10, 11])
     tasks[0].failure = Failure(Cause.SIGNAL, "ended by SIGSEGV")
     twin.entered(State.FAILED, tasks[:1], 8)
     twin.journal.close()
