@@ -20,7 +20,7 @@ from rhapsody.model.outcome import Cause, Completed, Failure, Stdio
 if TYPE_CHECKING:
     import mmap
     import socket
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 DONE, FAILED, READY, RUNNING = State.DONE, State.FAILED, State.READY, State.RUNNING
 _HALT_LIMIT_S = 0.005
@@ -42,6 +42,16 @@ class Lane(NamedTuple):
     env: tuple[tuple[str, str], ...] = ()
 
 
+class InFlight(NamedTuple):
+    """One task that was sent and not reported on."""
+
+    sequence: int
+    number: int
+    attempt: int
+    extra: dict[str, Any]
+    items: tuple[int, int] | None
+
+
 class Chunk(NamedTuple):
     """Tasks for one lane, column by column, as they travel.
 
@@ -61,6 +71,25 @@ class Chunk(NamedTuple):
     extras: list[dict[str, Any] | None] | None = None
     items: tuple[int, int] | None = None
 
+    def tasks(self) -> list[InFlight]:
+        """Return the tasks of a chunk that was not sent."""
+        pairs = zip(self.numbers, self.attempts, strict=True)
+        return [InFlight(0, number, attempt, {}, self.items) for number, attempt in pairs]
+
+    def without(self, dropped: Collection[int]) -> Chunk | None:
+        """Return the chunk without the tasks at some positions; None when none is left."""
+        kept = [index for index in range(len(self.numbers)) if index not in dropped]
+        if not kept:
+            return None
+        return Chunk(
+            [self.numbers[index] for index in kept],
+            [self.attempts[index] for index in kept],
+            [self.function_ids[index] for index in kept],
+            [self.payloads[index] for index in kept],
+            self.extras and [self.extras[index] for index in kept],
+            self.items,
+        )
+
 
 class _Segment:
     """A chunk that was sent, with the sequence number of its first task and how far reports have come."""
@@ -74,16 +103,6 @@ class _Segment:
         self.attempts = chunk.attempts
         self.extras = chunk.extras
         self.items = chunk.items
-
-
-class InFlight(NamedTuple):
-    """One task that was sent and not reported on."""
-
-    sequence: int
-    number: int
-    attempt: int
-    extra: dict[str, Any]
-    items: tuple[int, int] | None
 
 
 class Member:

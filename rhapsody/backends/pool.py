@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rhapsody.abc import Report
-from rhapsody.backends import wire
+from rhapsody.backends import verdicts, wire
 from rhapsody.backends.guardian import Duty
 from rhapsody.backends.member import Chunk, InFlight, Lane, Member
 from rhapsody.backends.processes import describe_exit
@@ -349,11 +349,12 @@ class Pool:
             member.go_on()
         return reports + [self._given_back(member, task) for task in taken]
 
-    def _given_back(self, member: Member, task: InFlight) -> Report:
+    @staticmethod
+    def _given_back(member: Member, task: InFlight) -> Report:
         if task.sequence in member.canceled:
             member.canceled.discard(task.sequence)
-            return _canceled(task)
-        return Report(task.number, task.attempt, State.READY, items=task.items)
+            return verdicts.canceled(task)
+        return verdicts.given_back(task)
 
     def _stop_canceled(self, member: Member) -> None:
         reports = self._call_back(member)
@@ -378,8 +379,9 @@ class Pool:
         reports = member.harvest() + [self._given_back(member, task) for task in member.call_back()]
         if any(task.sequence == sequence for task in member.in_flight()):
             member.doomed = reason
-            self._starter.kill(member.worker_id)
-        member.go_on()
+            self._starter.kill(member.worker_id)  # and it stays halted until then
+        else:
+            member.go_on()
         if reports:
             self._hear(reports)
 
@@ -387,9 +389,9 @@ class Pool:
         kept: list[Chunk] = []
         reports: list[Report] = []
         for chunk in member.pending:
-            chosen = [i for i, pair in enumerate(zip(chunk.numbers, chunk.attempts, strict=True)) if pair in wanted]
-            reports += [_canceled(InFlight(0, chunk.numbers[i], chunk.attempts[i], {}, chunk.items)) for i in chosen]
-            if rest := _without(chunk, set(chosen)):
+            chosen = {at: task for at, task in enumerate(chunk.tasks()) if (task.number, task.attempt) in wanted}
+            reports += map(verdicts.canceled, chosen.values())
+            if rest := chunk.without(chosen):
                 kept.append(rest)
         member.pending = kept
         if reports:
@@ -427,72 +429,39 @@ class Pool:
         return reports + member.harvest()
 
     def _blame(self, member: Member, task: InFlight, exit_code: int, item: int) -> list[Report]:
-        """Report the task that a worker died with; of an array task also the items whose values died with it."""
-        started, ended = member.started_ns, time.monotonic_ns() + self._settings.clock_offset_ns
-        process = f"worker process {member.pid} on {self._settings.node}"
+        """Report the task that a worker died with; of an array task the item, and those whose values died with it."""
+        times = member.started_ns, time.monotonic_ns() + self._settings.clock_offset_ns
         if member.doomed == "canceled":
-            return [_canceled(task, (started, ended))]
-        if member.doomed == "timeout":
-            limit_s = task.extra.get("timeout_s", 0)
-            failure = Failure(Cause.TIMEOUT, f"it ran longer than timeout_s={limit_s:g} and was ended")
-        else:
-            cause = Cause.SIGNAL if exit_code < 0 else Cause.EXIT_CODE
-            failure = Failure(cause, f"{process} {describe_exit(exit_code)} while it ran this")
-        if task.items is None:
-            return [Report(task.number, task.attempt, State.FAILED, started, ended, failure=failure)]
-        first, stop = task.items
-        item = min(max(item, first), stop - 1)
-        lost = Failure(
-            failure.cause, f"finished, but its value was lost: {failure.message.replace('this', 'the next')}"
-        )
-        reports = [
-            Report(
-                task.number,
-                task.attempt,
-                State.FAILED,
-                started,
-                ended,
-                failure=failure if index == item else lost,
-                items=(index, index + 1),
-            )
-            for index in range(first, item + 1)
-        ]
-        if item + 1 < stop:
-            reports.append(Report(task.number, task.attempt, State.READY, items=(item + 1, stop)))
-        return reports
+            return [verdicts.canceled(task, times)]
+        process = f"worker process {member.pid} on {self._settings.node}"
+        failure = verdicts.why_it_died(task, member.doomed, process, exit_code)
+        return verdicts.blame_item(task, item, failure, times)
 
     def _settle_unconnected(self, member: Member, pending: list[Chunk], exit_code: int) -> list[Report]:
         """Give back the tasks of a worker that never connected, or fail them when that goes on and on."""
         name = member.lane.name
         failed = self._failed_starts[name] = self._failed_starts.get(name, 0) + 1
-        tasks = [
-            InFlight(0, number, attempt, {}, chunk.items)
-            for chunk in pending
-            for number, attempt in zip(chunk.numbers, chunk.attempts, strict=True)
-        ]
+        tasks = [task for chunk in pending for task in chunk.tasks()]
         if failed < STARTS_IN_A_ROW:
-            return [Report(task.number, task.attempt, State.READY, items=task.items) for task in tasks]
+            return [verdicts.given_back(task) for task in tasks]
         text = (
             f"{failed} worker processes in a row on {self._settings.node} {describe_exit(exit_code)} before they"
             f" connected; see {self._settings.log}"
         )
-        failure = Failure(Cause.LAUNCH, text)
-        return [_failed(task, failure) for task in tasks]
+        return [verdicts.failed(task, Failure(Cause.LAUNCH, text)) for task in tasks]
 
     def _lose(self, reason: str) -> None:
         """Settle everything when workers can neither be started nor watched any more."""
         reports: list[Report] = []
         for member in self._members.values():
             reports += self._last_words(member)
-            pending = member.pending
+            unsent = [task for chunk in member.pending for task in chunk.tasks()]
             open_tasks, current, _ = member.bury()
-            lost = Failure(Cause.LOST, reason)
+            never = Failure(Cause.LAUNCH, reason)
             for task in open_tasks:
-                if task.sequence == current:
-                    reports.append(Report(task.number, task.attempt, State.UNKNOWN, failure=lost, items=task.items))
-                else:
-                    reports.append(_failed(task, Failure(Cause.LAUNCH, reason)))
-            reports += self._settle_unconnected_all(pending, reason)
+                is_current = task.sequence == current
+                reports.append(verdicts.lost(task, reason) if is_current else verdicts.failed(task, never))
+            reports += [verdicts.failed(task, never) for task in unsent]
             self._hang_up(member)
             member.close()
         self._members.clear()
@@ -500,15 +469,6 @@ class Pool:
         if reports:
             self._hear(reports)
         self._on_lost(reason)
-
-    @staticmethod
-    def _settle_unconnected_all(pending: list[Chunk], reason: str) -> list[Report]:
-        failure = Failure(Cause.LAUNCH, reason)
-        return [
-            _failed(InFlight(0, number, attempt, {}, chunk.items), failure)
-            for chunk in pending
-            for number, attempt in zip(chunk.numbers, chunk.attempts, strict=True)
-        ]
 
     def _hang_up(self, member: Member) -> None:
         if member.connection is not None:
@@ -529,26 +489,3 @@ def _private_folder() -> Path:
         folder.rmdir()
         folder = Path(tempfile.mkdtemp(prefix="rhapsody-", dir="/tmp"))
     return folder
-
-
-def _canceled(task: InFlight, times: tuple[int, int] = (0, 0)) -> Report:
-    failure = Failure(Cause.CANCELED, "cancelled while it ran" if times[0] else "cancelled before it ran")
-    return Report(task.number, task.attempt, State.CANCELED, *times, failure=failure, items=task.items)
-
-
-def _failed(task: InFlight, failure: Failure) -> Report:
-    return Report(task.number, task.attempt, State.FAILED, failure=failure, items=task.items)
-
-
-def _without(chunk: Chunk, dropped: Collection[int]) -> Chunk | None:
-    kept = [index for index in range(len(chunk.numbers)) if index not in dropped]
-    if not kept:
-        return None
-    return Chunk(
-        [chunk.numbers[i] for i in kept],
-        [chunk.attempts[i] for i in kept],
-        [chunk.function_ids[i] for i in kept],
-        [chunk.payloads[i] for i in kept],
-        [chunk.extras[i] for i in kept] if chunk.extras is not None else None,
-        chunk.items,
-    )
