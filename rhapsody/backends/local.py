@@ -80,13 +80,13 @@ class LocalBackend:
         """Refuse executables that do not exist and MPI without a launcher; see `Backend.check`."""
         if task.resources.is_mpi:
             mpi.launcher()
-        if not isinstance(task, ComputeTask) or _may_be_made_by_others(task):
+        if not isinstance(task, ComputeTask):
             return
-        options = task.options
-        if options.cwd and not Path(options.cwd).is_dir():
-            raise SpecError(f"task {task.uid}: cwd={options.cwd!r} is no folder; make it first")
-        if task.executable is not None:
-            _require_executable(task, task.executable)
+        cwd, name = task.options.cwd, task.executable
+        if cwd and not Path(cwd).is_dir() and not _may_be_made_by_others(task):
+            raise SpecError(f"task {task.uid}: cwd={cwd!r} is no folder; make it first")
+        if name is not None and not ("/" in name and _may_be_made_by_others(task)):
+            _require_executable(task, name)
 
     def launch(self, batch: Sequence[Assignment]) -> None:
         """Feed the lanes of the pool; see `Backend.launch`."""

@@ -62,7 +62,7 @@ def encode_failure(exc: BaseException, *, cause: str = "exception", what: str = 
     while frames is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
     text = _cut("".join(traceback.format_exception(type(exc), exc, frames))) if cause == "exception" else ""
-    said = _describe(exc)
+    said = str(exc) if cause == "launch" else _describe(exc)
     failure = {
         "cause": cause,
         "message": f"{what}: {said}" if what else said,
