@@ -156,8 +156,14 @@ class EventSink(Protocol):
     """
 
     @abstractmethod
-    def accepted(self, tasks: Sequence[Task], time_ns: int) -> None:
-        """Record that tasks entered WAITING, with what is needed to tell them apart later."""
+    def accepted(self, tasks: Sequence[Task], time_ns: int, *, ready: bool = False) -> None:
+        """Record that tasks entered WAITING, with what is needed to tell them apart later.
+
+        Args:
+            tasks: In the order of the events.
+            time_ns: When.
+            ready: They wait for nothing: record that they entered READY as well, after all of them entered WAITING.
+        """
 
     @abstractmethod
     def entered(self, state: State, tasks: Sequence[Task], times_ns: int | Sequence[int]) -> None:

@@ -206,9 +206,10 @@ class MemorySink(EventSink):
         self._pending: list[Event] = []
 
     @override
-    def accepted(self, tasks: Sequence[Task], time_ns: int) -> None:
-        for task in tasks:
-            self._note(task, State.WAITING, time_ns)
+    def accepted(self, tasks: Sequence[Task], time_ns: int, *, ready: bool = False) -> None:
+        for state in (State.WAITING, State.READY) if ready else (State.WAITING,):
+            for task in tasks:
+                self._note(task, state, time_ns)
 
     @override
     def entered(self, state: State, tasks: Sequence[Task], times_ns: int | Sequence[int]) -> None:

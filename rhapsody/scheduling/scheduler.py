@@ -135,12 +135,13 @@ class Scheduler:
         for task in tasks:
             task.state = WAITING
             live[task.number] = task
-        self._sink.accepted(tasks, now)
-        ready: Sequence[Task] = tasks
+        self.counts[WAITING] += sum(map(_weight, tasks))
+        self._sink.accepted(tasks, now, ready=not plan.edges)
         if plan.edges:
-            ready = [task for task in tasks if task not in plan.edges or self._is_free(task, plan.edges[task])]
-        self.counts[WAITING] += sum(map(_weight, tasks)) if any(type(t) is ArrayTask for t in tasks) else len(tasks)
-        self._make_ready(ready, now)
+            free = [task for task in tasks if task not in plan.edges or self._is_free(task, plan.edges[task])]
+            self._make_ready(free, now)
+        else:
+            self._queue(tasks)
         self._cycle()
 
     def _is_free(self, task: Task, dependencies: Sequence[Task]) -> bool:
@@ -153,14 +154,16 @@ class Scheduler:
         return not link(task, dependencies)
 
     def _make_ready(self, tasks: Sequence[Task], now: int) -> None:
-        """Let tasks that wait for nothing join their lines."""
-        if not tasks:
-            return
+        """Let tasks that wait for nothing any more join their lines."""
+        if tasks:
+            self._sink.entered(READY, tasks, now)
+            self._queue(tasks)
+
+    def _queue(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
             task.state = READY
         self._placer.join(tasks)
         self._move(sum(map(_weight, tasks)), WAITING, READY)
-        self._sink.entered(READY, tasks, now)
         for task in tasks:
             if type(task) is ArrayTask and len(task) == 0:
                 self._go_on_with(task)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """Version of the records; a reader refuses others."""
 MAX_EVENTS = 16_384
-"""Events in one frame at most, so that neither side needs much memory."""
+"""Tasks in one frame at most, so that neither side needs much memory; each has one event or two."""
 MAX_PAYLOAD_BYTES = 64 << 20
 STATES_WITH_DETAIL = frozenset({State.FAILED, State.CANCELED, State.UNKNOWN})
 
@@ -71,7 +71,7 @@ class Accepted(Record, tag=1):
 
     `definitions` get the ids from `first_definition` on, in place of older ones with the same ids. `runs` says from
     which position on tasks have which definition; `uids` and `lengths` give, by position, the uids that users chose and
-    the items of array tasks.
+    the items of array tasks. `ready`: after all had entered WAITING, they entered READY.
     """
 
     count: int
@@ -82,6 +82,7 @@ class Accepted(Record, tag=1):
     runs: list[Range]
     uids: list[tuple[Count, str]]
     lengths: list[Range]
+    ready: bool
 
     def __post_init__(self) -> None:
         _require_count(self.count)

@@ -16,6 +16,7 @@ from typing_extensions import override
 from rhapsody.abc import EventSink
 from rhapsody.errors import JournalError
 from rhapsody.model.array import ArrayTask
+from rhapsody.model.event import State
 from rhapsody.model.task import ComputeTask
 from rhapsody.telemetry.frames import (
     MAX_EVENTS,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rhapsody.abc import Assignment
-    from rhapsody.model.event import State
     from rhapsody.model.outcome import Failure
     from rhapsody.model.resources import Resources
     from rhapsody.model.task import Task
@@ -85,8 +85,12 @@ class Journal(EventSink):
         return journal
 
     @override
-    def accepted(self, tasks: Sequence[Task], time_ns: int) -> None:
-        """Record that tasks entered WAITING, with uid, kind, label, priority and resources."""
+    def accepted(self, tasks: Sequence[Task], time_ns: int, *, ready: bool = False) -> None:
+        """Record that tasks entered WAITING, with uid, kind, label, priority and resources; perhaps READY, too."""
+        if len(tasks) > MAX_EVENTS and ready:  # one frame would tell of READY before the next tells of WAITING
+            self.accepted(tasks, time_ns)
+            self.entered(State.READY, tasks, time_ns)
+            return
         for start in range(0, len(tasks), MAX_EVENTS):
             batch = tasks[start : start + MAX_EVENTS]
             runs = self._definitions.runs(batch)
@@ -100,6 +104,7 @@ class Journal(EventSink):
                     runs=runs,
                     uids=[(at, uid) for at, task in enumerate(batch) if (uid := task.given_uid) is not None],
                     lengths=[(at, len(task)) for at, _ in runs if isinstance(task := batch[at], ArrayTask)],
+                    ready=ready,
                 )
             )
             self._definitions.written()
@@ -132,11 +137,12 @@ class Journal(EventSink):
     @override
     def ran(self, tasks: Sequence[Task], started_ns: Sequence[int], ended_ns: Sequence[int]) -> None:
         """Record that tasks entered RUNNING, then that they entered DONE."""
-        for start in range(0, len(tasks), MAX_EVENTS):
-            stop = start + MAX_EVENTS
-            batch = tasks[start:stop]
-            numbers, attempts = _columns(batch)
-            self._append(Ran(len(batch), numbers, attempts, list(started_ns[start:stop]), list(ended_ns[start:stop])))
+        if 0 < len(tasks) <= MAX_EVENTS:
+            numbers, attempts = _columns(tasks)
+            self._append(Ran(len(tasks), numbers, attempts, list(started_ns), list(ended_ns)))
+        else:  # one frame would tell of DONE before the next tells of RUNNING
+            self.entered(State.RUNNING, tasks, started_ns)
+            self.entered(State.DONE, tasks, ended_ns)
 
     @override
     def placed(self, assignments: Sequence[Assignment], time_ns: int) -> None:
@@ -203,7 +209,7 @@ class NullJournal(EventSink):
     """Stands for the journal when none is wanted: records nothing."""
 
     @override
-    def accepted(self, tasks: Sequence[Task], time_ns: int) -> None:
+    def accepted(self, tasks: Sequence[Task], time_ns: int, *, ready: bool = False) -> None:
         """Do nothing."""
 
     @override

@@ -199,7 +199,8 @@ def _columns(record: Accepted | Entered | Placed | ItemsEntered | Ran) -> tuple[
     match record:
         case Accepted():
             numbers = _expand(record.numbers, record.count)
-            return (_Columns(record.count, State.WAITING, numbers, repeat(record.time_ns), repeat(0)),)
+            states = (State.WAITING, State.READY) if record.ready else (State.WAITING,)
+            return tuple(_Columns(record.count, state, numbers, repeat(record.time_ns), repeat(0)) for state in states)
         case Entered():
             numbers = _expand(record.numbers, record.count)
             times, attempts = _each(record.times_ns), _each(record.attempts)

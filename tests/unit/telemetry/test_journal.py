@@ -189,9 +189,10 @@ class TestBounds:
         twin = Twin(tmp_path)
         tasks = [ComputeTask(noop) for _ in range(100_000)]
 
-        twin.accepted(tasks, 1)
+        twin.accepted(tasks, 1, ready=True)
         twin.placed([Assignment(on_core(0), tasks[:70_000]), Assignment(on_core(1), tasks[70_000:])], 2)
         twin.entered(DONE, tasks, range(100_000))
+        twin.ran(tasks, range(100_000), range(100_000, 200_000))
         twin.journal.close()
 
         assert len(offsets_of(only_segment(tmp_path))) >= 1 + 3 * 100_000 // frames.MAX_EVENTS

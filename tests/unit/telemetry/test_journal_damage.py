@@ -223,7 +223,7 @@ class TestWrongContents:
     )
     def test_tasks_that_do_not_fit_are_refused(self, changes: dict[str, object], tmp_path: Path) -> None:
         a_small_run(tmp_path)
-        record = frames.Accepted(2, 9, 1_000_000, 2, [], [(0, 0)], [], [])
+        record = frames.Accepted(2, 9, 1_000_000, 2, [], [(0, 0)], [], [], ready=False)
         for name, value in changes.items():
             setattr(record, name, value)
         offset = append_frame(tmp_path, 8, record)

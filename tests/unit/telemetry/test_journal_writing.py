@@ -295,13 +295,15 @@ MOMENTS = st.integers(0, 2**63 - 1)
 def record_something(twin: Twin, tasks: list[ComputeTask], data: st.DataObject) -> None:
     """Let one thing happen to some of the tasks."""
     batch = data.draw(st.lists(st.sampled_from(tasks), unique=True))
-    match data.draw(st.sampled_from(["attempt", "enter", "fail", "place", "commit"])):
+    match data.draw(st.sampled_from(["attempt", "enter", "run", "fail", "place", "commit"])):
         case "attempt":
             for task in batch:
                 task.attempt += 1
         case "enter":
             state = data.draw(st.sampled_from([State.READY, State.RUNNING, State.DONE]))
             twin.entered(state, batch, [data.draw(MOMENTS) for _ in batch])
+        case "run":
+            twin.ran(batch, [data.draw(MOMENTS) for _ in batch], [data.draw(MOMENTS) for _ in batch])
         case "fail":
             for task in batch:
                 task.failure = Failure(data.draw(st.sampled_from(Cause)), data.draw(st.text()))
@@ -323,7 +325,7 @@ class TestRoundTrip:
                 ComputeTask(noop, priority=number % 1_000_000_000)
                 for number in data.draw(st.lists(NUMBERS, min_size=1))
             ]
-            twin.accepted(tasks, data.draw(MOMENTS))
+            twin.accepted(tasks, data.draw(MOMENTS), ready=data.draw(st.booleans()))
             for _ in range(data.draw(st.integers(0, 10))):
                 record_something(twin, tasks, data)
             twin.journal.close()

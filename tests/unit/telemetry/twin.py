@@ -44,10 +44,11 @@ class Twin:
         self.journal = Journal.create(folder, RUN, segment_bytes=segment_bytes)
         self.expected: list[Event] = []
 
-    def accepted(self, tasks: Sequence[Task], time_ns: int) -> None:
-        self.journal.accepted(tasks, time_ns)
-        for task in tasks:
-            self._expect(time_ns, task.uid, 0, State.WAITING)
+    def accepted(self, tasks: Sequence[Task], time_ns: int, *, ready: bool = False) -> None:
+        self.journal.accepted(tasks, time_ns, ready=ready)
+        for state in (State.WAITING, State.READY) if ready else (State.WAITING,):
+            for task in tasks:
+                self._expect(time_ns, task.uid, 0, state)
 
     def entered(self, state: State, tasks: Sequence[Task], times_ns: int | Sequence[int]) -> None:
         self.journal.entered(state, tasks, times_ns)
