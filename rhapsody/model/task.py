@@ -118,7 +118,7 @@ class Task:
     @property
     def uid(self) -> str:
         """The user's uid, or one derived from the number."""
-        return self._uid or f"{self.kind}.{self.number:06d}"
+        return self._uid or derived_uid(self.kind, self.number)
 
     @property
     def given_uid(self) -> str | None:
@@ -207,6 +207,11 @@ class Task:
 
 ARGUMENT_DEPTH = 3
 """How deep inside lists, tuples and dicts of the arguments a task is found as a dependency."""
+
+
+def derived_uid(kind: str, number: int) -> str:
+    """Return the uid of a task that got none from the user."""
+    return f"{kind}.{number:06d}"
 
 
 class ComputeTask(Task):

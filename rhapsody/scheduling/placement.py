@@ -114,7 +114,7 @@ def choose_nodes(policy: PlacementPolicy, request: Resources, free: FreeNodes, n
     try:
         chosen = policy.choose(request, free)
         ranks_on = None if chosen is None else _collect(chosen)
-    except Exception as exc:  # a user's code; whatever it raises is the answer to this request only
+    except Exception as exc:  # a user's code: whatever it raises is the answer to this request only
         raise SpecError(f"placement policy {name} failed on {request}: {type(exc).__name__}: {exc}") from exc
     if ranks_on is None:
         return None

@@ -17,6 +17,7 @@ from zlib import crc32
 import msgspec
 
 from rhapsody.model.event import State
+from rhapsody.model.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +65,34 @@ class Definition(Record):
     ranks_per_node: int | None
     exclusive: bool
     mpi: bool
+
+    @classmethod
+    def of(cls, kind: str, label: str, priority: int, asked: Resources) -> Definition:
+        """Return what is written of tasks that ask for these resources."""
+        return cls(
+            kind=kind,
+            label=label,
+            priority=priority,
+            ranks=asked.ranks,
+            cores_per_rank=asked.cores_per_rank,
+            gpus_per_rank=asked.gpus_per_rank,
+            memory_bytes=asked.memory_bytes,
+            ranks_per_node=asked.ranks_per_node,
+            exclusive=asked.exclusive,
+            mpi=asked.mpi,
+        )
+
+    def resources(self) -> Resources:
+        """Return the request again."""
+        return Resources(
+            ranks=self.ranks,
+            cores_per_rank=self.cores_per_rank,
+            gpus_per_rank=self.gpus_per_rank,
+            memory_per_rank=self.memory_bytes,
+            ranks_per_node=self.ranks_per_node,
+            exclusive=self.exclusive,
+            mpi=self.mpi,
+        )
 
 
 class Accepted(Record, tag=1):

@@ -285,21 +285,7 @@ class _Definitions:
         key = (task.kind, label, task.priority, task.resources)
         if key not in self._ids:
             self._ids[key] = len(self._ids)
-            asked = task.resources
-            self.fresh.append(
-                Definition(
-                    kind=task.kind,
-                    label=label,
-                    priority=task.priority,
-                    ranks=asked.ranks,
-                    cores_per_rank=asked.cores_per_rank,
-                    gpus_per_rank=asked.gpus_per_rank,
-                    memory_bytes=asked.memory_bytes,
-                    ranks_per_node=asked.ranks_per_node,
-                    exclusive=asked.exclusive,
-                    mpi=asked.mpi,
-                )
-            )
+            self.fresh.append(Definition.of(task.kind, label, task.priority, task.resources))
         return self._ids[key]
 
 

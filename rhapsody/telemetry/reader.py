@@ -17,8 +17,7 @@ import msgspec
 
 from rhapsody.errors import JournalError
 from rhapsody.model.event import Event, State
-from rhapsody.model.resources import Resources
-from rhapsody.model.task import Task
+from rhapsody.model.task import Task, derived_uid
 from rhapsody.telemetry.frames import (
     SCHEMA,
     Accepted,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from rhapsody.model.resources import Resources
     from rhapsody.telemetry.frames import Range, SlotRow
 
 T = TypeVar("T")
@@ -150,14 +150,14 @@ class _Catalog:
             ValueError: It refers to a definition that does not exist, or one makes no sense.
         """
         for which, definition in enumerate(record.definitions, record.first_definition):
-            self._definitions[which] = definition, _resources(definition)
+            self._definitions[which] = definition, definition.resources()
         numbers = _expand(record.numbers, record.count)
         for start, stop, which in _stretches(record):
             if which not in self._definitions:
                 raise ValueError(f"definition {which} is not there")
             kind = self._definitions[which][0].kind
             if kind != _USUAL_KIND:
-                self.uids.update((number, _derived_uid(kind, number)) for number in numbers[start:stop])
+                self.uids.update((number, derived_uid(kind, number)) for number in numbers[start:stop])
         for at, uid in record.uids:
             self.uids[numbers[at]] = uid
 
@@ -170,7 +170,7 @@ class _Catalog:
             common = (definition.kind, definition.label, definition.priority, resources)
             for at in range(start, stop):
                 number = numbers[at]
-                uid = self.uids.get(number) or _derived_uid(_USUAL_KIND, number)
+                uid = self.uids.get(number) or derived_uid(_USUAL_KIND, number)
                 yield TaskRecord(number, uid, *common, lengths.get(at))
 
 
@@ -189,7 +189,7 @@ class _Columns:
 
     def events(self, seq: int, uids: dict[int, str]) -> Iterator[Event]:
         """Return the events, numbered from `seq`."""
-        named = [uids.get(number) or _derived_uid(_USUAL_KIND, number) for number in self.numbers]
+        named = [uids.get(number) or derived_uid(_USUAL_KIND, number) for number in self.numbers]
         numbered = range(seq, seq + self.size)
         states = repeat(self.state)
         return map(Event, numbered, self.times, named, self.attempts, states, self.ranges, self.slots, self.details)
@@ -243,22 +243,6 @@ def _stretches(record: Accepted) -> Iterator[tuple[int, int, int]]:
     """Yield start, stop and definition id of the runs of like tasks."""
     for (start, which), (stop, _) in pairwise([*record.runs, (record.count, 0)]):
         yield start, stop, which
-
-
-def _derived_uid(kind: str, number: int) -> str:
-    return f"{kind}.{number:06d}"
-
-
-def _resources(definition: Definition) -> Resources:
-    return Resources(
-        ranks=definition.ranks,
-        cores_per_rank=definition.cores_per_rank,
-        gpus_per_rank=definition.gpus_per_rank,
-        memory_per_rank=definition.memory_bytes,
-        ranks_per_node=definition.ranks_per_node,
-        exclusive=definition.exclusive,
-        mpi=definition.mpi,
-    )
 
 
 def _records(
