@@ -52,7 +52,7 @@ def pickle_value(value: object) -> bytes:
 def _too_large(size: int) -> ValueError:
     limit = wire.VALUE_LIMIT_BYTES
     return ValueError(
-        f"{size:,} bytes are more than the {limit:,} that one value may have; write it to a file and return the path"
+        f"{size:,} bytes are more than the {limit:,} that one value may have; write it to a file and pass the path"
     )
 
 
