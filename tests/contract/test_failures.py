@@ -86,7 +86,7 @@ async def test_exception_fails_one_task_with_its_traceback(
     [
         (work.return_lock, "cannot pickle"),
         (work.return_generator, "cannot pickle"),
-        (work.return_too_much, "write it to a file and return the path"),
+        (work.return_too_much, "write it to a file and pass the path"),
         (work.return_homesick, "cannot be read in the session: OSError: far from home"),
         (work.return_very_homesick, "cannot be read in the session: SystemExit: far from home"),
         (lambda: work.Unsendable(OSError), "stays where it is"),
