@@ -97,6 +97,8 @@ class Pool:
         self._lanes: dict[str, Member] = {}
         self._members: dict[int, Member] = {}
         self._functions: dict[int, bytes] = {}
+        self._outdated: set[int] = set()
+        """Functions to be forgotten once no chunk waits for a worker with them."""
         self._failed_starts: dict[str, int] = {}
         self._folder: Path | None = None
         self._listener: socket.socket | None = None
@@ -136,7 +138,10 @@ class Pool:
         self._functions[function_id] = blob
 
     def forget(self, function_id: int) -> None:
-        """Drop a function that no task in flight uses."""
+        """Drop a function that no later chunk uses; one that waits for its worker to connect keeps it till then."""
+        if any(function_id in chunk.function_ids for member in self._members.values() for chunk in member.pending):
+            self._outdated.add(function_id)
+            return
         del self._functions[function_id]
         for member in self._members.values():
             if function_id in member.functions:
@@ -233,6 +238,9 @@ class Pool:
         pending, member.pending = member.pending, []
         for chunk in pending:
             self._pass_on(member, chunk)
+        outdated, self._outdated = self._outdated, set()
+        for function_id in outdated:
+            self.forget(function_id)
 
     # Sending and reading
 
