@@ -22,13 +22,14 @@ class Retry:
         attempts: Attempts in all, the first included.
         delay_s: Seconds before the second attempt.
         factor: Each further delay is so many times the one before.
-        causes: Only failures of these causes are tried again; by default what another try may mend.
+        causes: Only failures of these causes are tried again; by default what another try may mend. With `Cause.LOST` a
+            task whose end nobody saw may run twice; an idempotent one is repeated anyway.
     """
 
     attempts: int = 3
     delay_s: float = 0.0
     factor: float = 2.0
-    causes: frozenset[Cause] = frozenset({Cause.EXCEPTION, Cause.EXIT_CODE, Cause.SIGNAL, Cause.TIMEOUT, Cause.LOST})
+    causes: frozenset[Cause] = frozenset({Cause.EXCEPTION, Cause.EXIT_CODE, Cause.SIGNAL, Cause.TIMEOUT})
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.delay_s < 0 or self.factor <= 0:

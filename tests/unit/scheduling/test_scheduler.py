@@ -187,6 +187,17 @@ class TestFailures:
             await task
         assert len(rig.backend.launches) == 1
 
+    @pytest.mark.parametrize("retry", [3, Retry(attempts=5)])
+    async def test_a_retry_alone_does_not_run_again_what_nobody_saw_end(self, retry: int | Retry) -> None:
+        rig = Rig()
+        task = plain(retry=retry)
+        await rig.submit(task)
+
+        rig.backend.fail(task, Cause.LOST, UNKNOWN)
+
+        assert task.state is UNKNOWN
+        assert len(rig.backend.launches) == 1
+
     async def test_a_lost_idempotent_task_runs_again_but_not_for_ever(self) -> None:
         rig = Rig()
         task = plain(idempotent=True)
