@@ -17,6 +17,7 @@ from rhapsody.model.allocation import Allocation, Node, NodeShape
 from rhapsody.model.event import Event, State
 from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.policy import Policy
+from rhapsody.model.task import ComputeTask
 from rhapsody.scheduling.mapper import Mapper
 from rhapsody.scheduling.scheduler import Scheduler
 
@@ -35,6 +36,15 @@ def nodes_of(cores: int, count: int = 1, **shape: Any) -> Allocation:  # noqa: A
     return Allocation(
         nodes=tuple(Node(name=f"n{index}", shape=NodeShape(cores=cores, **shape)) for index in range(count))
     )
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+def plain(**options: Any) -> ComputeTask:  # noqa: ANN401 - options of ComputeTask
+    """Return a task that does nothing."""
+    return ComputeTask(nothing, **options)
 
 
 class Clock:

@@ -10,24 +10,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rhapsody.abc import Report
 from rhapsody.backends import mpi, mpi_function
 from rhapsody.backends.campaign_module import FILE_VARIABLE
 from rhapsody.backends.member import Chunk, Lane
-from rhapsody.backends.packing import Packer, dump_function, pickle_arguments, value_of
+from rhapsody.backends.packing import Packer, dump_function, pickle_arguments, unpackable, value_of
 from rhapsody.backends.pool import Pool, PoolSettings
 from rhapsody.backends.starter import GuardianStarter
 from rhapsody.errors import SpecError
 from rhapsody.model.arguments import find_tasks, replace_tasks
 from rhapsody.model.array import ArrayTask
-from rhapsody.model.event import State
-from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.task import ComputeTask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rhapsody.abc import Assignment, Listener, RunContext
+    from rhapsody.abc import Assignment, Listener, Report, RunContext
     from rhapsody.model.allocation import Node
     from rhapsody.model.resources import Placement
     from rhapsody.model.task import Task
@@ -50,6 +47,7 @@ class LocalBackend:
         self._node: Node
         self._lanes: dict[tuple[int, tuple[int, ...], bool], Lane] = {}
         self._sys_path: tuple[str, ...] = ()
+        self._campaign_file = ""
         self._started = False
 
     async def start(self, context: RunContext, listener: Listener) -> None:
@@ -61,6 +59,7 @@ class LocalBackend:
             )
         self._context, self._listener, self._node = context, listener, context.allocation.nodes[0]
         self._sys_path = _absolute_path()
+        self._campaign_file = os.environ.get(FILE_VARIABLE, "")
         logs = context.run_dir / "logs"
         settings = PoolSettings(
             node=self._node.name,
@@ -69,7 +68,7 @@ class LocalBackend:
             env=context.env,
             cwd=str(Path.cwd()),
             sys_path=self._sys_path,
-            campaign_file=os.environ.get(FILE_VARIABLE, ""),
+            campaign_file=self._campaign_file,
         )
         self._pool = Pool(GuardianStarter(), settings, listener.hear, listener.broken)
         self._packer = Packer(self._pool.define, self._pool.forget, logs, GRACE_S)
@@ -94,15 +93,20 @@ class LocalBackend:
         for assignment in batch:
             task = assignment.tasks[0]
             lane, cpus = self._lane_of(assignment.placement)
-            if assignment.items is None and type(task) is ComputeTask and task.executable is None and not _is_mpi(task):
+            if (
+                assignment.items is None
+                and type(task) is ComputeTask
+                and task.executable is None
+                and not task.resources.is_mpi
+            ):
                 chunk, problems = self._packer.pack(assignment.tasks, cpus)  # type: ignore[arg-type]
                 refused += problems
             else:
                 chunk = None
                 try:
-                    chunk = self._chunk_of(task, assignment)
-                except BaseException as exc:  # noqa: BLE001 - pickling the user's objects may raise anything, SystemExit too
-                    refused.append(_refused(task, assignment, exc))
+                    chunk = self._chunk_of(task, assignment, cpus)
+                except BaseException as exc:  # noqa: BLE001 - the user's __reduce__ may raise anything, SystemExit too
+                    refused.append(unpackable(task, exc, attempt=assignment.attempt, items=assignment.items))
             if chunk is not None:
                 self._pool.feed(lane, chunk)
         if refused:
@@ -142,9 +146,8 @@ class LocalBackend:
     def _gpu_variable(self) -> str:
         return GPU_VARIABLES[self._node.shape.gpu_vendor]
 
-    def _chunk_of(self, task: Task, assignment: Assignment) -> Chunk:
+    def _chunk_of(self, task: Task, assignment: Assignment, cpus: list[int] | None) -> Chunk:
         """Return an array task's items, an executable or an MPI task as a chunk of its own."""
-        _, cpus = self._lane_of(assignment.placement)
         if isinstance(task, ArrayTask):
             if assignment.items is None:
                 raise TypeError("an array task is launched by ranges of items")
@@ -159,7 +162,7 @@ class LocalBackend:
             folder = str(self._pool.folder / f"{task.number}.{task.attempt}")
             program = mpi_function.program(folder)
             extra |= {"folder": folder, "payload": self._payload_of(task), "ranks": task.resources.ranks}
-        if _is_mpi(task):
+        if task.resources.is_mpi:
             extra |= self._through_mpi(program, assignment.placement, extra.get("env", {}))
         else:
             extra["argv"] = program
@@ -184,7 +187,7 @@ class LocalBackend:
                 "function": dump_function(task.function),
                 "arguments": pickle_arguments(task),
                 "sys_path": self._sys_path,
-                "campaign_file": os.environ.get(FILE_VARIABLE, ""),
+                "campaign_file": self._campaign_file,
                 "cwd": task.options.cwd,
             }
         )
@@ -211,15 +214,3 @@ def _require_executable(task: ComputeTask, name: str) -> None:
 def _absolute_path() -> tuple[str, ...]:
     """Return the import path, so that it holds in another folder too."""
     return tuple(str(Path(entry or ".").resolve()) for entry in sys.path)
-
-
-def _is_mpi(task: ComputeTask) -> bool:
-    return task.resources.is_mpi
-
-
-def _refused(task: Task, assignment: Assignment, exc: BaseException) -> Report:
-    text = f"its function or arguments cannot be sent to a worker: {type(exc).__name__}: {exc}"
-    failure = Failure(Cause.ARGUMENTS, text, exc)
-    return Report(
-        task.number, assignment.attempt or task.attempt, State.FAILED, failure=failure, items=assignment.items
-    )

@@ -87,7 +87,7 @@ class Packer:
                     payload = pickle_arguments(task)
                     room -= len(payload)
             except BaseException as exc:  # noqa: BLE001 - the user's __reduce__ may raise anything, SystemExit too
-                refused.append(_unpackable(task, exc))
+                refused.append(unpackable(task, exc))
                 last_function = None
                 continue
             extra = None
@@ -181,6 +181,15 @@ def value_of(task: Task) -> Any:  # noqa: ANN401 - whatever flows
     return task.value if task.state is State.DONE else task.exception
 
 
-def _unpackable(task: Task, exc: BaseException) -> Report:
+def unpackable(task: Task, exc: BaseException, *, attempt: int = 0, items: tuple[int, int] | None = None) -> Report:
+    """Report a task failed that cannot be sent to a worker.
+
+    Args:
+        task: Which.
+        exc: What pickling it raised.
+        attempt: Of an array task, the number of the launch; else its own.
+        items: Of an array task, which.
+    """
     text = f"its function or arguments cannot be sent to a worker: {type(exc).__name__}: {exc}"
-    return Report(task.number, task.attempt, State.FAILED, failure=Failure(Cause.ARGUMENTS, text, exc))
+    failure = Failure(Cause.ARGUMENTS, text, exc)
+    return Report(task.number, attempt or task.attempt, State.FAILED, failure=failure, items=items)

@@ -229,7 +229,6 @@ class Pool:
         welcome = {
             "clock_offset_ns": settings.clock_offset_ns,
             "env": {**settings.env, **dict(lane.env)},
-            "unset": [],
             "cpus": list(lane.cpus),
             "cwd": settings.cwd,
             "campaign_file": settings.campaign_file,

@@ -101,8 +101,6 @@ class Worker:
     def _settle_in(self, welcome: _Extra) -> None:
         self._clock_offset_ns = welcome["clock_offset_ns"]
         os.environ.update(welcome["env"])
-        for name in welcome["unset"]:
-            os.environ.pop(name, None)
         with contextlib.suppress(OSError):  # the folder of the session may be gone; tasks with a cwd do not care
             os.chdir(welcome["cwd"])
         if welcome["cpus"]:

@@ -13,20 +13,12 @@ from rhapsody.model.event import State
 from rhapsody.model.policy import Policy
 from rhapsody.model.resources import Resources
 from rhapsody.model.task import ComputeTask, Task, TaskOptions
-from tests.scripted import Rig, nodes_of
+from tests.scripted import Rig, nodes_of, nothing, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rhapsody.model.outcome import Failure
-
-
-def nothing() -> None:
-    """Do nothing."""
-
-
-def plain(**options: Any) -> ComputeTask:  # noqa: ANN401 - options of ComputeTask
-    return ComputeTask(nothing, **options)
 
 
 async def refusal_of(rig: Rig, *tasks: Task) -> str:

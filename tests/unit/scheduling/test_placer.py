@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,9 +11,8 @@ from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause
 from rhapsody.model.policy import Policy
 from rhapsody.model.resources import Resources
-from rhapsody.model.task import ComputeTask
 from rhapsody.scheduling import queue as queue_module
-from tests.scripted import Rig, nodes_of
+from tests.scripted import Rig, nodes_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,14 +20,6 @@ if TYPE_CHECKING:
     from rhapsody.abc import FreeNodes
 
 BIG = Resources(cores_per_rank=2)
-
-
-def nothing() -> None:
-    """Do nothing."""
-
-
-def plain(**options: Any) -> ComputeTask:  # noqa: ANN401 - options of ComputeTask
-    return ComputeTask(nothing, **options)
 
 
 class Chooser:

@@ -13,21 +13,12 @@ from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.policy import Policy, Retry
 from rhapsody.model.resources import Resources
-from rhapsody.model.task import ComputeTask
 from tests.eventually import eventually
-from tests.scripted import Rig, nodes_of
+from tests.scripted import Rig, nodes_of, plain
 
 WAITING, READY, PLACED, RUNNING = State.WAITING, State.READY, State.PLACED, State.RUNNING
 DONE, FAILED, CANCELED, UNKNOWN = State.DONE, State.FAILED, State.CANCELED, State.UNKNOWN
 PATH = [WAITING, READY, PLACED, RUNNING]
-
-
-def nothing() -> None:
-    """Do nothing."""
-
-
-def plain(**options: object) -> ComputeTask:
-    return ComputeTask(nothing, **options)  # type: ignore[arg-type]
 
 
 class TestStates:

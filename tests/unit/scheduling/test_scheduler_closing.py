@@ -9,23 +9,14 @@ import pytest
 from rhapsody.errors import JournalError, SessionClosedError, TaskCanceled
 from rhapsody.model.event import State
 from rhapsody.model.policy import Retry
-from rhapsody.model.task import ComputeTask
 from rhapsody.scheduling import outbox
 from rhapsody.scheduling import scheduler as scheduler_module
 from tests.eventually import eventually
-from tests.scripted import Rig, nodes_of
+from tests.scripted import Rig, nodes_of, plain
 
 WAITING, READY, PLACED, RUNNING = State.WAITING, State.READY, State.PLACED, State.RUNNING
 DONE, FAILED, CANCELED, UNKNOWN = State.DONE, State.FAILED, State.CANCELED, State.UNKNOWN
 PATH = [WAITING, READY, PLACED, RUNNING]
-
-
-def nothing() -> None:
-    """Do nothing."""
-
-
-def plain(**options: object) -> ComputeTask:
-    return ComputeTask(nothing, **options)  # type: ignore[arg-type]
 
 
 class TestCancelling:

@@ -15,19 +15,11 @@ from rhapsody import TaskFailed as Failed
 from rhapsody.errors import JournalError
 from rhapsody.session.waiting import Countdown
 from tests.eventually import eventually
-from tests.scripted import ScriptedBackend
+from tests.scripted import ScriptedBackend, plain
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
-
-
-def nothing() -> None:
-    """Do nothing."""
-
-
-def plain(**options: Any) -> ComputeTask:  # noqa: ANN401 - options of ComputeTask
-    return ComputeTask(nothing, **options)
 
 
 @pytest.fixture
