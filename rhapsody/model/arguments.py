@@ -9,13 +9,14 @@ from rhapsody.model.task import ARGUMENT_DEPTH, Task
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_PLAIN = frozenset({int, float, str, bool, bytes, type(None), complex})
+SCALARS = frozenset({int, float, str, bool, bytes, type(None), complex})
+"""Types in whose values no task can be."""
 
 
 def find_tasks(value: Any, depth: int = ARGUMENT_DEPTH) -> Iterator[Task]:  # noqa: ANN401 - any argument
     """Yield the tasks in an argument: itself, or inside lists, tuples and dict values, at most `depth` levels deep."""
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in SCALARS:
         return
     if isinstance(value, Task):
         yield value
@@ -30,7 +31,7 @@ def find_tasks(value: Any, depth: int = ARGUMENT_DEPTH) -> Iterator[Task]:  # no
 def replace_tasks(value: Any, value_of: Callable[[Task], Any], depth: int = ARGUMENT_DEPTH) -> Any:  # noqa: ANN401
     """Return an argument with each task that `find_tasks` finds replaced by `value_of(task)`; the rest is shared."""
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in SCALARS:
         return value
     if isinstance(value, Task):
         return value_of(value)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rhapsody.errors import SpecError
-from rhapsody.model.arguments import find_tasks
+from rhapsody.model.arguments import SCALARS, find_tasks
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.task import ComputeTask, Task
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
-
-_SCALARS = frozenset({int, float, bool, str, bytes, type(None), complex})
 
 
 class Links:
@@ -41,7 +39,7 @@ def dependencies_of(task: Task) -> list[Task]:
     found: list[Task] = []
     if isinstance(task, ComputeTask):
         for values in (task.args, task.arguments):
-            if values and not _SCALARS.issuperset(map(type, values)):
+            if values and not SCALARS.issuperset(map(type, values)):
                 for value in values:
                     found.extend(find_tasks(value))
         if task.kwargs:
