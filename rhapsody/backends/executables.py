@@ -6,6 +6,7 @@ import contextlib
 import marshal
 import os
 import select
+import shutil
 import signal
 import sys
 import time
@@ -239,6 +240,19 @@ def _affinity(cpus: list[int] | None) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextlib.contextmanager
+def private_folder(path: str | None) -> Iterator[None]:
+    """Make a folder for one run, and remove it with all that the run left there."""
+    if path is None:
+        yield
+        return
+    Path(path).mkdir(mode=0o700, parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -159,16 +159,21 @@ class LocalBackend:
         if task.executable is not None:
             program = [task.executable, *(str(replace_tasks(item, value_of)) for item in task.arguments)]
         else:
-            folder = str(self._pool.folder / f"{task.number}.{task.attempt}")
-            program = mpi_function.program(folder)
-            extra |= {"folder": folder, "payload": self._payload_of(task), "ranks": task.resources.ranks}
+            program = mpi_function.program(str(self._folder_of(task)))
+            extra |= {"payload": self._payload_of(task), "ranks": task.resources.ranks}
         if task.resources.is_mpi:
-            extra |= self._through_mpi(program, assignment.placement, extra.get("env", {}))
+            extra |= self._through_mpi(program, assignment.placement, extra.get("env", {}), self._folder_of(task))
         else:
             extra["argv"] = program
         return Chunk([task.number], [task.attempt], [-1], [()], [extra])
 
-    def _through_mpi(self, program: list[str], placement: Placement, env: dict[str, str]) -> dict[str, Any]:
+    def _folder_of(self, task: ComputeTask) -> Path:
+        """Return the private folder of an MPI run; its worker makes and removes it."""
+        return self._pool.folder / f"{task.number}.{task.attempt}"
+
+    def _through_mpi(
+        self, program: list[str], placement: Placement, env: dict[str, str], folder: Path
+    ) -> dict[str, Any]:
         found = mpi.launcher()
         slots = [
             ([self._node.cpu_of(core) for core in slot.cores], ",".join(map(str, slot.gpus)))
@@ -178,7 +183,8 @@ class LocalBackend:
         sharing = placement.shared or self._context.allocation.oversubscribed
         return {
             "argv": mpi.command(found, program, slots, variable),
-            "env": {**mpi.environment(found, self._pool.folder, yielding=sharing), **env},
+            "env": {**mpi.environment(found, folder, yielding=sharing), **env},
+            "folder": str(folder),
         }
 
     def _payload_of(self, task: ComputeTask) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import marshal
 import os
 import pickle
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -40,20 +39,16 @@ def run(extra: dict[str, Any], control: executables.Control) -> tuple[int, bytes
     """Run all ranks from the leading worker; return a record's kind and bytes.
 
     Args:
-        extra: As for `executables.run`, and `ranks` (how many), `folder` (to be made and removed), `payload` (bytes).
+        extra: As for `executables.run`, and `ranks` (how many), `folder` (private to the run), `payload` (bytes).
         control: Where an order to end may come from.
     """
     folder = Path(extra["folder"])
-    folder.mkdir(mode=0o700, parents=True)
-    try:
-        payload = folder / "payload"
-        payload.touch(mode=0o600)
-        payload.write_bytes(extra["payload"])
-        _, data = executables.run(extra, control)
-        outcome: dict[str, Any] = marshal.loads(data)  # noqa: S302 - made two lines above
-        return wire.RICH, marshal.dumps(_combine(outcome, folder, extra["ranks"]))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    payload = folder / "payload"
+    payload.touch(mode=0o600)
+    payload.write_bytes(extra["payload"])
+    _, data = executables.run(extra, control)
+    outcome: dict[str, Any] = marshal.loads(data)  # noqa: S302 - made just above
+    return wire.RICH, marshal.dumps(_combine(outcome, folder, extra["ranks"]))
 
 
 def _combine(outcome: dict[str, Any], folder: Path, ranks: int) -> dict[str, Any]:

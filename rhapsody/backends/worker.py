@@ -179,10 +179,10 @@ class Worker:
             self._flush(ended)
 
     def _outcome_of(self, sequence: int, function_id: int, payload: Any, extra: _Extra) -> tuple[int, bytes]:  # noqa: ANN401
-        if "ranks" in extra:
-            return mpi_function.run(extra, self)
         if "argv" in extra:
-            return executables.run(extra, self)
+            run_it = mpi_function.run if "ranks" in extra else executables.run
+            with executables.private_folder(extra.get("folder")):
+                return run_it(extra, self)
         function = self._functions.get(function_id)
         if function is None:
             function = self._functions[function_id] = cloudpickle.loads(self._blobs.pop(function_id))
