@@ -92,8 +92,8 @@ def environment(found: Launcher, folder: Path, *, yielding: bool) -> dict[str, s
 
     Args:
         found: The launcher.
-        folder: Gets the launcher's own files. Of this run alone: launchers of Open MPI 4 that share one now and then fail
-            with "orte_session_dir failed". Source: open-mpi/ompi issue 3818, idaholab/moose issue 24459; 2026-11.
+        folder: Gets the launcher's own files; of this run alone. Launchers of Open MPI 4 that share one now and then
+            fail with "orte_session_dir failed". Source: open-mpi/ompi issue 3818, idaholab/moose issue 24459; 2026-11.
         yielding: Ranks that wait give their CPU to others: they share it.
     """
     if found.flavor == "hydra":
