@@ -26,15 +26,35 @@ class RunContext(NamedTuple):
 
     Attributes:
         allocation: The nodes it may use; it starts nothing on others.
-        run_dir: The run folder; whole outputs go to `logs/` in it.
+        run_dir: The run folder.
         clock_offset_ns: Added to `time.monotonic_ns()` of the session's node it gives the session's clock.
         env: Variables that every task finds in its environment.
+        session: Which session of the run it is: 1, and one more each time that the run is resumed.
     """
 
     allocation: Allocation
     run_dir: Path
     clock_offset_ns: int
     env: dict[str, str]
+    session: int = 1
+
+    @property
+    def logs(self) -> Path:
+        """Folder for whole outputs: `logs/` of the run folder, for a resumed run `logs/<session>/`."""
+        return self.run_dir / "logs" if self.session == 1 else self.run_dir / "logs" / str(self.session)
+
+
+class Aftermath(NamedTuple):
+    """What became of the attempts of a session that died.
+
+    Attributes:
+        reports: On attempts whose results may not have reached it, and RUNNING for those that were ended with it;
+            perhaps on some that it knew of.
+        complete: Whether no other attempt of that session was under way at its end.
+    """
+
+    reports: Sequence[Report] = ()
+    complete: bool = False
 
 
 class Assignment(NamedTuple):
@@ -107,6 +127,21 @@ class Backend(Protocol):
     name: str
 
     @abstractmethod
+    async def recover(self, run_dir: Path, session: int) -> Aftermath:
+        """Clear away what a session that died has left, and say what became of its attempts; called before `start`.
+
+        May be called again after an error or cancellation. Afterwards nothing runs that this session started, and
+        nothing of its own is left in temporary folders; other sessions' things are not touched.
+
+        Args:
+            run_dir: The run folder, of the run that is being resumed.
+            session: Which session of it died.
+
+        Raises:
+            BackendError: Something of it is still there and cannot be ended.
+        """
+
+    @abstractmethod
     async def start(self, context: RunContext, listener: Listener) -> None:
         """Bring the runtime up.
 
@@ -139,6 +174,10 @@ class Backend(Protocol):
         Its report says whether that came in time: CANCELED, or how it ended before. A cancelled attempt's processes,
         children included, are gone when the report arrives. Unknown attempts are ignored: their report is under way.
         """
+
+    @abstractmethod
+    def warn(self, attempts: Sequence[tuple[int, int]]) -> None:
+        """Send SIGUSR1 to the processes of executables, given as `(number, attempt)`; others are left alone."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -60,7 +60,7 @@ class LocalBackend:
         self._context, self._listener, self._node = context, listener, context.allocation.nodes[0]
         self._sys_path = _absolute_path()
         self._campaign_file = os.environ.get(FILE_VARIABLE, "")
-        logs = context.run_dir / "logs"
+        logs = context.logs
         settings = PoolSettings(
             node=self._node.name,
             log=logs / f"workers-{self._node.name}.log",
