@@ -22,14 +22,14 @@ from rhapsody.model.resources import Resources
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the records; a reader refuses others."""
 MAX_EVENTS = 16_384
 """Tasks in one frame at most, so that neither side needs much memory; each has one event or two."""
 MAX_PAYLOAD_BYTES = 64 << 20
 STATES_WITH_DETAIL = frozenset({State.FAILED, State.CANCELED, State.UNKNOWN})
 
-_MAGIC = b"\xa6RJ\x01"
+_MAGIC = b"\xa6RJ\x02"
 _HEAD = Struct("<4sIQ")
 _CRC = Struct("<I")
 HEADER_BYTES = _HEAD.size + _CRC.size
@@ -46,10 +46,15 @@ class Record(msgspec.Struct, array_like=True, forbid_unknown_fields=True, gc=Fal
 
 
 class Run(Record, tag=0):
-    """The first record of a run, and only that: what run it is, as JSON (which can say any text of Python's)."""
+    """The first record of each session of a run, and only that, at the beginning of a segment.
+
+    `run` says what session it is, as JSON (which can say any text of Python's); `session` counts from 1. Task numbers
+    are unique in a session. Frames of an older segment with the index of this one or a higher one do not count.
+    """
 
     schema: int
     run: str
+    session: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Definition(Record):
@@ -65,10 +70,11 @@ class Definition(Record):
     ranks_per_node: int | None
     exclusive: bool
     mpi: bool
+    code: bytes = b""
 
     @classmethod
-    def of(cls, kind: str, label: str, priority: int, asked: Resources) -> Definition:
-        """Return what is written of tasks that ask for these resources."""
+    def of(cls, kind: str, label: str, priority: int, asked: Resources, code: bytes = b"") -> Definition:
+        """Return what is written of tasks that ask for these resources and run this code."""
         return cls(
             kind=kind,
             label=label,
@@ -80,6 +86,7 @@ class Definition(Record):
             ranks_per_node=asked.ranks_per_node,
             exclusive=asked.exclusive,
             mpi=asked.mpi,
+            code=code,
         )
 
     def resources(self) -> Resources:
@@ -101,6 +108,10 @@ class Accepted(Record, tag=1):
     `definitions` get the ids from `first_definition` on, in place of older ones with the same ids. `runs` says from
     which position on tasks have which definition; `uids` and `lengths` give, by position, the uids that users chose and
     the items of array tasks. `ready`: after all had entered WAITING, they entered READY.
+
+    `inputs` are the tasks' fingerprints of arguments, by which a resumed run finds them: one for each; or the arguments
+    of all, marshalled as one list; empty bytes where no task has any. `dependencies` gives, by position, the numbers of
+    the tasks that a task depends on.
     """
 
     count: int
@@ -112,19 +123,26 @@ class Accepted(Record, tag=1):
     uids: list[tuple[Count, str]]
     lengths: list[Range]
     ready: bool
+    inputs: bytes | list[bytes] = b""
+    dependencies: list[tuple[Count, list[Count]]] = []
 
     def __post_init__(self) -> None:
         _require_count(self.count)
         _require_length("numbers", self.numbers, self.count)
+        _require_length("inputs", self.inputs, self.count)
         starts = [start for start, _ in self.runs]
         if starts[:1] != [0] or sorted(set(starts)) != starts:
             raise ValueError("the runs of definitions do not begin at 0 and ascend")
-        if max(starts + [at for at, _ in self.uids] + [at for at, _ in self.lengths]) >= self.count:
+        named = (at for column in (self.uids, self.lengths, self.dependencies) for at, _ in column)
+        if max(starts + list(named)) >= self.count:
             raise ValueError(f"something is said of more than {self.count} tasks")
 
 
 class Entered(Record, tag=2):
-    """Tasks that entered a state; `details` is empty or has one text per task."""
+    """Tasks that entered a state; `details` is empty or has one text per task.
+
+    `kept` names the frame of kept results that holds what they left, in their order: 1 for the first frame; 0 for none.
+    """
 
     count: int
     state: State
@@ -132,6 +150,7 @@ class Entered(Record, tag=2):
     attempts: Count | list[Count]
     times_ns: int | list[int]
     details: list[str]
+    kept: Count = 0
 
     def __post_init__(self) -> None:
         _require_count(self.count)
@@ -143,13 +162,14 @@ class Entered(Record, tag=2):
 
 
 class Ran(Record, tag=5):
-    """Tasks that entered RUNNING, then those tasks that entered DONE: two events of each."""
+    """Tasks that entered RUNNING, then those tasks that entered DONE: two events of each. `kept` as in `Entered`."""
 
     count: int
     numbers: Count | list[Count]
     attempts: Count | list[Count]
     started_ns: list[int]
     ended_ns: list[int]
+    kept: Count = 0
 
     def __post_init__(self) -> None:
         _require_count(self.count)
@@ -186,7 +206,10 @@ class Placed(Record, tag=3):
 
 
 class ItemsEntered(Record, tag=4):
-    """A range of an array task's items that entered a state."""
+    """A range of an array task's items that entered a state; the values of DONE ones are one list in the frame `kept`.
+
+    DONE leaves out those items of the range that entered FAILED or UNKNOWN before.
+    """
 
     state: State
     time_ns: int
@@ -194,9 +217,51 @@ class ItemsEntered(Record, tag=4):
     attempt: Count
     items: Range
     detail: str
+    kept: Count = 0
 
 
-AnyRecord = Run | Accepted | Entered | Placed | ItemsEntered | Ran
+class Restored(Record, tag=6):
+    """Tasks that were DONE in an earlier session, or items of array tasks, and are DONE in this one without running.
+
+    `ranges` has each one's range of items or None; empty: None for all. `kept` names the frames of kept results, and
+    `positions` where in them the values are.
+    """
+
+    count: int
+    time_ns: int
+    numbers: Count | list[Count]
+    attempts: Count | list[Count]
+    ranges: list[Range | None]
+    kept: Count | list[Count]
+    positions: Count | list[Count]
+
+    def __post_init__(self) -> None:
+        _require_count(self.count)
+        for name in ("numbers", "attempts", "kept", "positions"):
+            _require_length(name, getattr(self, name), self.count)
+        if self.ranges:
+            _require_length("ranges", self.ranges, self.count)
+
+
+class Kept(Record, tag=7):
+    """What tasks left, in a file of kept results: their values, and what they printed.
+
+    `scalars` are plain values, marshalled as one list; or `pickles` has one for each. `missing` says, by position, why
+    there is none.
+    """
+
+    count: int
+    scalars: bytes
+    pickles: list[bytes]
+    missing: list[tuple[Count, str]]
+
+    def __post_init__(self) -> None:
+        _require_count(self.count)
+        if not self.scalars:
+            _require_length("pickles", self.pickles, self.count)
+
+
+AnyRecord = Run | Accepted | Entered | Placed | ItemsEntered | Ran | Restored | Kept
 
 _encode = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(AnyRecord)
@@ -253,29 +318,20 @@ class Damage:
     reason: str
 
 
-def read_frame(file: BinaryIO, index: int) -> Frame | Damage | None:
-    """Return the frame at the file's position, or what is wrong with it; None at the end of the file.
-
-    Args:
-        file: Stands behind the frame afterwards, if it was whole.
-        index: The index that the frame must have.
-    """
-    found = _read_any_frame(file)
-    if isinstance(found, Frame) and found.index != index:
-        return Damage(found.offset, f"frame {found.index} stands where frame {index} should: frames are missing")
-    return found
-
-
-def holds_frame(file: BinaryIO, offset: int) -> bool:
-    """Return whether a whole frame, of any index, begins at `offset` or behind it."""
+def find_frame(file: BinaryIO, offset: int) -> Frame | None:
+    """Return the first whole frame, of any index, that begins at `offset` or behind it; None if there is none."""
     for start in _magic_offsets(file, offset):
         file.seek(start)
-        if isinstance(_read_any_frame(file), Frame):
-            return True
-    return False
+        if isinstance(found := read_any_frame(file), Frame):
+            return found
+    return None
 
 
-def _read_any_frame(file: BinaryIO) -> Frame | Damage | None:
+def read_any_frame(file: BinaryIO) -> Frame | Damage | None:
+    """Return the frame at the file's position, or what is wrong with it; None at the end of the file.
+
+    The file stands behind the frame afterwards, if it was whole.
+    """
     offset = file.tell()
     header = file.read(HEADER_BYTES)
     if not header:

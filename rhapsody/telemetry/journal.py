@@ -76,7 +76,7 @@ class Journal(EventSink):
         """
         journal = cls(SegmentWriter(folder / "journal", segment_bytes))
         try:
-            journal._append(Run(SCHEMA, json.dumps(run)))
+            journal._append(Run(SCHEMA, json.dumps(run), 1))
             journal.commit()
         except BaseException:
             with suppress(JournalError):  # of what went wrong, the first is told

@@ -1,19 +1,19 @@
 """Reading the journal back, frame by frame: memory does not grow with the events.
 
 A frame that breaks off at the very end is what a crash leaves: reading ends there, and `on_tail` is told. Damage
-anywhere else raises a `JournalError`. The events of a damaged frame are never given out.
+anywhere else raises a `JournalError`, unless somebody asked to be told of it instead. The events of a damaged frame are
+never given out.
+
+`JournalReader` gives whole columns, for folds over millions of events; `read_events` gives them one by one.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, pairwise, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-import msgspec
 
 from rhapsody.errors import JournalError
 from rhapsody.model.event import Event, State
@@ -22,18 +22,17 @@ from rhapsody.telemetry.frames import (
     SCHEMA,
     Accepted,
     AnyRecord,
-    Damage,
     Definition,
     Entered,
-    Frame,
     ItemsEntered,
+    Kept,
     Placed,
     Ran,
+    Restored,
     Run,
     decode_record,
-    holds_frame,
-    read_frame,
 )
+from rhapsody.telemetry.scan import JournalTail, Scan, located
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -42,25 +41,101 @@ if TYPE_CHECKING:
     from rhapsody.model.resources import Resources
     from rhapsody.telemetry.frames import Range, SlotRow
 
+__all__ = [
+    "Changes",
+    "JournalReader",
+    "JournalTail",
+    "Newcomers",
+    "Opened",
+    "TaskRecord",
+    "read_events",
+    "read_run",
+    "read_tasks",
+]
+
 T = TypeVar("T")
 
-_SEGMENT_NAME = re.compile(r"\d{6,}\.log")
 _USUAL_KIND = Task.kind
 """Of nearly all tasks: uids of this kind that the user did not give follow from the number, so none is remembered."""
 
 
-class JournalTail(NamedTuple):
-    """Where the journal breaks off.
+class Opened(NamedTuple):
+    """A session of the run began; task numbers count anew.
 
     Attributes:
-        segment: File name of the segment.
-        offset: Byte in it up to which all is whole.
-        reason: What is found there.
+        session: 1, then one more each time that the run was resumed.
+        run: What the session was described with.
     """
 
-    segment: str
-    offset: int
-    reason: str
+    session: int
+    run: dict[str, Any]
+
+
+class Group(NamedTuple):
+    """Accepted tasks, one after the other, that have all this in common.
+
+    Attributes:
+        start: Position of the first in `Newcomers.numbers`.
+        stop: Position behind the last.
+        kind: `task`, `map`, …
+        label: What runs, for people; at most 300 characters.
+        priority: The tasks' own.
+        resources: What each asks for, or each item of an array task does.
+        code: Fingerprint of what they run; empty when there is none.
+    """
+
+    start: int
+    stop: int
+    kind: str
+    label: str
+    priority: int
+    resources: Resources
+    code: bytes
+
+
+class Newcomers(NamedTuple):
+    """Tasks that were accepted; the `Changes` to WAITING follow.
+
+    Attributes:
+        time_ns: When.
+        numbers: Of the tasks, unique in the session.
+        groups: Cover all of them.
+        lengths: Items of array tasks, by number.
+        uids: Uids that users gave, by number.
+    """
+
+    time_ns: int
+    numbers: Sequence[int]
+    groups: Sequence[Group]
+    lengths: dict[int, int]
+    uids: dict[int, str]
+
+
+@dataclass(slots=True)
+class Changes:
+    """Tasks that entered one state; all but `size`, `state` and `restored` have a value for each, or go on for ever.
+
+    Attributes:
+        size: How many.
+        state: What they entered.
+        numbers: Of the tasks.
+        times: Nanoseconds since the epoch.
+        attempts: Number of the attempt; 0 before the first.
+        ranges: Half-open range of an array task's items, or None.
+        slots: For PLACED, `(node, cores, gpus)` of each rank; else empty.
+        details: For FAILED, CANCELED and UNKNOWN, why; else empty.
+        restored: They were DONE in an earlier session, and did not run in this one.
+    """
+
+    size: int
+    state: State
+    numbers: Sequence[int]
+    times: Iterable[int]
+    attempts: Iterable[int]
+    ranges: Iterable[Range | None] = repeat(None)
+    slots: Iterable[tuple[SlotRow, ...]] = repeat(())
+    details: Iterable[str] = repeat("")
+    restored: bool = False
 
 
 class TaskRecord(NamedTuple):
@@ -85,6 +160,79 @@ class TaskRecord(NamedTuple):
     item_count: int | None
 
 
+class JournalReader:
+    """Reads a run's journal in columns. Iterate again to get what was written since.
+
+    Args:
+        folder: The run folder.
+        on_damage: Called with damage other than at the end; reading goes on behind it. None: an error is raised there.
+    """
+
+    def __init__(self, folder: Path, on_damage: Callable[[JournalTail], object] | None = None) -> None:
+        self._scan = Scan(folder / "journal", on_damage=on_damage)
+        self._on_damage = on_damage
+        self._catalog = _Catalog()
+        self._session = 0
+
+    @property
+    def tail(self) -> JournalTail | None:
+        """Where the journal broke off at the last look: a frame that is being written, or what a crash left."""
+        return self._scan.tail
+
+    @property
+    def index(self) -> int:
+        """Index of the next frame."""
+        return self._scan.index
+
+    def __iter__(self) -> Iterator[Opened | Newcomers | Changes]:
+        """Yield what is there, in the order in which it was recorded.
+
+        Raises:
+            JournalError: There is no journal, or it is damaged; the text names file and offset.
+        """
+        for path, offset, record in self.records():
+            if isinstance(record, Run):
+                with located(path, offset):
+                    yield Opened(record.session, json.loads(record.run))
+                continue
+            if isinstance(record, Accepted):
+                with located(path, offset):
+                    self._catalog.learn(record)
+                yield self._catalog.newcomers(record)
+            yield from _columns(record)
+
+    def uid_of(self, number: int) -> str:
+        """Return the uid of a task of the session that was read last."""
+        return self._catalog.uids.get(number) or derived_uid(_USUAL_KIND, number)
+
+    def records(self) -> Generator[tuple[Path, int, AnyRecord], None, None]:
+        """Yield each record with the place of its frame; errors as for the iteration."""
+        for path, frame in self._scan:
+            try:
+                with located(path, frame.offset):
+                    record = self._checked(decode_record(frame.payload), frame.index)
+            except JournalError as exc:
+                if self._on_damage is None:
+                    raise
+                self._on_damage(JournalTail(path.name, frame.offset, str(exc.__cause__)))
+                continue
+            yield path, frame.offset, record
+
+    def _checked(self, record: AnyRecord, index: int) -> AnyRecord:
+        if isinstance(record, Run):
+            if record.schema != SCHEMA:
+                raise ValueError(f"it is of schema {record.schema}, this version reads schema {SCHEMA}")
+            if record.session <= self._session:
+                raise ValueError(f"session {record.session} of the run follows session {self._session}")
+            self._session = record.session
+            self._catalog = _Catalog()
+        elif index == 0:
+            raise ValueError("the record of the run stands first, and only there")
+        elif isinstance(record, Kept):
+            raise ValueError("kept results are not in the journal")
+        return record
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """Return what the run was described with when its journal was begun.
 
@@ -94,10 +242,10 @@ def read_run(folder: Path) -> dict[str, Any]:
     Raises:
         JournalError: There is no journal, or its beginning is damaged.
     """
-    with closing(_records(folder, None)) as records:
+    with closing(JournalReader(folder).records()) as records:
         for path, offset, record in records:
             if isinstance(record, Run):
-                with _located(path, offset):
+                with located(path, offset):
                     return dict(json.loads(record.run))
     raise JournalError(f"the journal of {folder} breaks off before it says what run it is")
 
@@ -112,28 +260,30 @@ def read_events(folder: Path, on_tail: Callable[[JournalTail], object] | None = 
     Raises:
         JournalError: There is no journal, or it is damaged elsewhere than at its end; the text names file and offset.
     """
-    catalog = _Catalog()
+    reader = JournalReader(folder)
     seq = 0
-    for path, offset, record in _records(folder, on_tail):
-        if isinstance(record, Run):
-            continue
-        if isinstance(record, Accepted):
-            with _located(path, offset):
-                catalog.learn(record)
-        for columns in _columns(record):
-            yield from columns.events(seq, catalog.uids)
-            seq += columns.size
+    for found in reader:
+        if isinstance(found, Changes):
+            named = [reader.uid_of(number) for number in found.numbers]
+            numbered, states = range(seq, seq + found.size), repeat(found.state)
+            columns = (found.attempts, states, found.ranges, found.slots, found.details)
+            yield from map(Event, numbered, found.times, named, *columns)
+            seq += found.size
+    if reader.tail is not None and on_tail is not None:
+        on_tail(reader.tail)
 
 
 def read_tasks(folder: Path, on_tail: Callable[[JournalTail], object] | None = None) -> Iterator[TaskRecord]:
     """Yield all tasks of a run in the order in which they were accepted; arguments and errors as for `read_events`."""
-    catalog = _Catalog()
-    for path, offset, record in _records(folder, on_tail):
-        if isinstance(record, Accepted):
-            catalog.uids.clear()
-            with _located(path, offset):
-                catalog.learn(record)
-            yield from catalog.tasks(record)
+    reader = JournalReader(folder)
+    for found in reader:
+        if isinstance(found, Newcomers):
+            for start, stop, kind, label, priority, resources, _ in found.groups:
+                for number in found.numbers[start:stop]:
+                    common = (kind, label, priority, resources)
+                    yield TaskRecord(number, reader.uid_of(number), *common, found.lengths.get(number))
+    if reader.tail is not None and on_tail is not None:
+        on_tail(reader.tail)
 
 
 class _Catalog:
@@ -161,67 +311,51 @@ class _Catalog:
         for at, uid in record.uids:
             self.uids[numbers[at]] = uid
 
-    def tasks(self, record: Accepted) -> Iterator[TaskRecord]:
-        """Yield the tasks of a record that was learned."""
+    def newcomers(self, record: Accepted) -> Newcomers:
+        """Return the tasks of a record that was learned."""
         numbers = _expand(record.numbers, record.count)
-        lengths = dict(record.lengths)
+        groups = []
         for start, stop, which in _stretches(record):
             definition, resources = self._definitions[which]
-            common = (definition.kind, definition.label, definition.priority, resources)
-            for at in range(start, stop):
-                number = numbers[at]
-                uid = self.uids.get(number) or derived_uid(_USUAL_KIND, number)
-                yield TaskRecord(number, uid, *common, lengths.get(at))
+            common = (definition.kind, definition.label, definition.priority, resources, definition.code)
+            groups.append(Group(start, stop, *common))
+        lengths = {numbers[at]: length for at, length in record.lengths}
+        return Newcomers(record.time_ns, numbers, groups, lengths, {numbers[at]: uid for at, uid in record.uids})
 
 
-@dataclass(slots=True)
-class _Columns:
-    """The events of one record; all but `size` and `state` have a value for each, or repeat one for ever."""
-
-    size: int
-    state: State
-    numbers: Sequence[int]
-    times: Iterable[int]
-    attempts: Iterable[int]
-    ranges: Iterable[Range | None] = repeat(None)
-    slots: Iterable[tuple[SlotRow, ...]] = repeat(())
-    details: Iterable[str] = repeat("")
-
-    def events(self, seq: int, uids: dict[int, str]) -> Iterator[Event]:
-        """Return the events, numbered from `seq`."""
-        named = [uids.get(number) or derived_uid(_USUAL_KIND, number) for number in self.numbers]
-        numbered = range(seq, seq + self.size)
-        states = repeat(self.state)
-        return map(Event, numbered, self.times, named, self.attempts, states, self.ranges, self.slots, self.details)
-
-
-def _columns(record: Accepted | Entered | Placed | ItemsEntered | Ran) -> tuple[_Columns, ...]:
+def _columns(record: AnyRecord) -> tuple[Changes, ...]:  # noqa: PLR0911 - one for each kind of record
     match record:
         case Accepted():
             numbers = _expand(record.numbers, record.count)
             states = (State.WAITING, State.READY) if record.ready else (State.WAITING,)
-            return tuple(_Columns(record.count, state, numbers, repeat(record.time_ns), repeat(0)) for state in states)
+            return tuple(Changes(record.count, state, numbers, repeat(record.time_ns), repeat(0)) for state in states)
         case Entered():
             numbers = _expand(record.numbers, record.count)
             times, attempts = _each(record.times_ns), _each(record.attempts)
             details = record.details or repeat("")
-            return (_Columns(record.count, record.state, numbers, times, attempts, details=details),)
+            return (Changes(record.count, record.state, numbers, times, attempts, details=details),)
         case Ran():
             numbers, attempts = _expand(record.numbers, record.count), _each(record.attempts)
             return (
-                _Columns(record.count, State.RUNNING, numbers, record.started_ns, attempts),
-                _Columns(record.count, State.DONE, numbers, record.ended_ns, attempts),
+                Changes(record.count, State.RUNNING, numbers, record.started_ns, attempts),
+                Changes(record.count, State.DONE, numbers, record.ended_ns, attempts),
             )
         case Placed():
             numbers = _expand(record.numbers, record.count)
             times, attempts = repeat(record.time_ns), _each(record.attempts)
             slots = _per_task(record.slots, record.sizes)
             ranges = _per_task(record.ranges or repeat(None), record.sizes)
-            return (_Columns(record.count, State.PLACED, numbers, times, attempts, ranges, slots),)
+            return (Changes(record.count, State.PLACED, numbers, times, attempts, ranges, slots),)
         case ItemsEntered():
             times, attempts = repeat(record.time_ns), repeat(record.attempt)
             numbers, ranges, details = [record.number], repeat(record.items), repeat(record.detail)
-            return (_Columns(1, record.state, numbers, times, attempts, ranges, details=details),)
+            return (Changes(1, record.state, numbers, times, attempts, ranges, details=details),)
+        case Restored():
+            numbers = _expand(record.numbers, record.count)
+            times, attempts = repeat(record.time_ns), _each(record.attempts)
+            ranges = record.ranges or repeat(None)
+            return (Changes(record.count, State.DONE, numbers, times, attempts, ranges, restored=True),)
+    return ()
 
 
 def _expand(numbers: int | list[int], count: int) -> Sequence[int]:
@@ -243,71 +377,3 @@ def _stretches(record: Accepted) -> Iterator[tuple[int, int, int]]:
     """Yield start, stop and definition id of the runs of like tasks."""
     for (start, which), (stop, _) in pairwise([*record.runs, (record.count, 0)]):
         yield start, stop, which
-
-
-def _records(
-    folder: Path, on_tail: Callable[[JournalTail], object] | None
-) -> Generator[tuple[Path, int, AnyRecord], None, None]:
-    """Yield each record with the place of its frame."""
-    for path, frame in _frames(folder, on_tail):
-        with _located(path, frame.offset):
-            record = decode_record(frame.payload)
-            if isinstance(record, Run) is not (frame.index == 0):
-                raise ValueError("the record of the run stands first, and only there")
-            if isinstance(record, Run) and record.schema != SCHEMA:
-                raise ValueError(f"it is of schema {record.schema}, this version reads schema {SCHEMA}")
-        yield path, frame.offset, record
-
-
-def _frames(folder: Path, on_tail: Callable[[JournalTail], object] | None) -> Iterator[tuple[Path, Frame]]:
-    """Yield all whole frames; tell of damage at the end, raise for other."""
-    index = 0
-    tail: tuple[Path, Damage] | None = None
-    paths = _segments(folder / "journal")
-    for path in paths:
-        with _located(path), path.open("rb") as file:
-            while isinstance(found := read_frame(file, index), Frame):
-                tail = None  # what broke off in the segment before stands here once more
-                yield path, found
-                index += 1
-            if found is None:
-                continue
-            tail = tail or (path, found)
-            if holds_frame(file, found.offset):
-                raise _damaged(*tail)
-    if not index:
-        tail = tail or (paths[0], Damage(0, "the journal is empty"))
-    if tail is not None and on_tail is not None:
-        path, damage = tail
-        on_tail(JournalTail(path.name, damage.offset, damage.reason))
-
-
-def _segments(folder: Path) -> list[Path]:
-    """Return the segments in order.
-
-    Raises:
-        JournalError: There is none, or one is missing between others.
-    """
-    names = sorted(path.name for path in folder.glob("*.log") if _SEGMENT_NAME.fullmatch(path.name))
-    if not names:
-        raise JournalError(f"there is no journal in {folder}; give the folder of a run that was journaled")
-    wanted = [f"{number:06d}.log" for number in range(1, len(names) + 1)]
-    for name in wanted:
-        if name not in names:
-            raise JournalError(f"{folder / name} is missing, but {names[-1]} is there")
-    return [folder / name for name in wanted]
-
-
-@contextmanager
-def _located(path: Path, offset: int = 0) -> Iterator[None]:
-    """Say of what goes wrong where it did."""
-    try:
-        yield
-    except OSError as exc:
-        raise JournalError(f"cannot read {path}: {exc.strerror}") from exc
-    except (msgspec.DecodeError, ValueError) as exc:
-        raise _damaged(path, Damage(offset, str(exc))) from exc
-
-
-def _damaged(path: Path, damage: Damage) -> JournalError:
-    return JournalError(f"the journal is damaged: {path} at offset {damage.offset}: {damage.reason}")

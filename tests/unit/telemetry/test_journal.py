@@ -30,7 +30,7 @@ def accepted_in(folder: Path) -> list[frames.Accepted]:
     """Return the records of accepted tasks as they are in the file."""
     with only_segment(folder).open("rb") as file:
         records: list[frames.AnyRecord] = []
-        while isinstance(frame := frames.read_frame(file, len(records)), frames.Frame):
+        while isinstance(frame := frames.read_any_frame(file), frames.Frame):
             records.append(frames.decode_record(frame.payload))
     return [record for record in records if isinstance(record, frames.Accepted)]
 

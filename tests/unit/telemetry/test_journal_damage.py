@@ -256,20 +256,20 @@ class TestWrongContents:
 
         assert f"at offset {offset}:" in read_until_damage(tmp_path)[2]
 
-    def test_a_second_description_is_refused(self, tmp_path: Path) -> None:
+    def test_a_session_that_was_there_before_is_refused(self, tmp_path: Path) -> None:
         a_small_run(tmp_path)
 
-        offset = append_frame(tmp_path, 8, frames.Run(1, "{}"))
+        offset = append_frame(tmp_path, 8, frames.Run(2, "{}", 1))
 
-        assert f"at offset {offset}: the record of the run stands first" in read_until_damage(tmp_path)[2]
+        assert f"at offset {offset}: session 1 of the run follows session 1" in read_until_damage(tmp_path)[2]
 
     def test_a_journal_of_another_schema_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "journal").mkdir()
-        (tmp_path / "journal" / "000001.log").write_bytes(frames.encode_frame(0, frames.Run(2, "{}")))
+        (tmp_path / "journal" / "000001.log").write_bytes(frames.encode_frame(0, frames.Run(3, "{}", 1)))
 
-        with pytest.raises(JournalError, match="it is of schema 2, this version reads schema 1"):
+        with pytest.raises(JournalError, match="it is of schema 3, this version reads schema 2"):
             read_run(tmp_path)
 
     def test_a_frame_that_could_not_be_read_back_is_not_written(self) -> None:
         with pytest.raises(ValueError, match="at most 67108864 are allowed"):
-            frames.encode_frame(0, frames.Run(1, "x" * (frames.MAX_PAYLOAD_BYTES + 1)))
+            frames.encode_frame(0, frames.Run(1, "x" * (frames.MAX_PAYLOAD_BYTES + 1), 1))

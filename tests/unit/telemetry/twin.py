@@ -111,6 +111,6 @@ def offsets_of(path: Path) -> list[int]:
     """Return where the frames begin."""
     with path.open("rb") as file:
         found: list[int] = []
-        while isinstance(frame := frames.read_frame(file, len(found)), frames.Frame):
+        while isinstance(frame := frames.read_any_frame(file), frames.Frame):
             found.append(frame.offset)
     return found
