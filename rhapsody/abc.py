@@ -7,10 +7,11 @@ time, unless said otherwise.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from rhapsody.model.allocation import Allocation
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from rhapsody.model.outcome import Failure, Stdio
     from rhapsody.model.resources import Placement, Resources
     from rhapsody.model.task import Task
+
+
+Edges: TypeAlias = "Mapping[Task, Sequence[Task]]"
+"""Tasks that depend on others, each with those."""
+NO_EDGES: Edges = MappingProxyType({})
 
 
 class RunContext(NamedTuple):
@@ -51,10 +57,12 @@ class Aftermath(NamedTuple):
         reports: On attempts whose results may not have reached it, and RUNNING for those that were ended with it;
             perhaps on some that it knew of.
         complete: Whether no other attempt of that session was under way at its end.
+        damage: What should have said more but could not be read, and why; empty if nothing.
     """
 
     reports: Sequence[Report] = ()
     complete: bool = False
+    damage: str = ""
 
 
 class Assignment(NamedTuple):
@@ -188,6 +196,56 @@ class Backend(Protocol):
         """
 
 
+class Recalled(NamedTuple):
+    """What earlier sessions of a run know of a task that is submitted again.
+
+    Attributes:
+        state: DONE: it does not run, its value is there; UNKNOWN: it does not run, since it may have run; READY: it
+            runs, its next attempt is the one after `attempt`.
+        attempt: Number of the last attempt.
+        value: For DONE, what flows to dependents.
+        stdio: What it printed.
+        failure: For UNKNOWN, why.
+        items: For an array task, what is left of it.
+        place: For DONE, where the value is kept: the sink knows what that means.
+    """
+
+    state: State
+    attempt: int = 0
+    value: Any = None
+    stdio: Stdio | None = None
+    failure: Failure | None = None
+    items: RecalledItems | None = None
+    place: tuple[int, int] = (0, 0)
+
+
+class RecalledItems(NamedTuple):
+    """What earlier sessions know of an array task's items.
+
+    Attributes:
+        done: Half-open ranges of items that do not run, with their values, and where these are kept.
+        unknown: Half-open ranges of items that do not run, since they may have run, with the reason.
+    """
+
+    done: Sequence[tuple[tuple[int, int], Sequence[Any], tuple[int, int]]]
+    unknown: Sequence[tuple[tuple[int, int], Failure]]
+
+
+class History(Protocol):
+    """What earlier sessions of a run have done."""
+
+    @abstractmethod
+    def recall(self, tasks: Sequence[Task], edges: Edges) -> dict[Task, Recalled]:
+        """Return what is known of tasks; those of which nothing is known, and which run as if new, are left out.
+
+        A task is recalled once: another that is equal to it is found as the next of its kind.
+
+        Args:
+            tasks: About to be accepted; before those that depend on them.
+            edges: What tasks depend on, those that depend on any.
+        """
+
+
 class EventSink(Protocol):
     """Where every change of state goes before anybody hears of it: the journal.
 
@@ -195,14 +253,19 @@ class EventSink(Protocol):
     """
 
     @abstractmethod
-    def accepted(self, tasks: Sequence[Task], time_ns: int, *, ready: bool = False) -> None:
+    def accepted(self, tasks: Sequence[Task], time_ns: int, *, edges: Edges = NO_EDGES, ready: bool = False) -> None:
         """Record that tasks entered WAITING, with what is needed to tell them apart later.
 
         Args:
             tasks: In the order of the events.
             time_ns: When.
+            edges: What tasks depend on, those that depend on any.
             ready: They wait for nothing: record that they entered READY as well, after all of them entered WAITING.
         """
+
+    @abstractmethod
+    def restored(self, recalled: Sequence[tuple[Task, Recalled]], time_ns: int) -> None:
+        """Record that tasks entered DONE, and items of array tasks, since they did so in an earlier session."""
 
     @abstractmethod
     def entered(self, state: State, tasks: Sequence[Task], times_ns: int | Sequence[int]) -> None:
@@ -218,7 +281,7 @@ class EventSink(Protocol):
 
     @abstractmethod
     def items_entered(self, state: State, task: ArrayTask, items: tuple[int, int], time_ns: int, detail: str) -> None:
-        """Record that a range of an array task's items entered a state."""
+        """Record that a range of an array task's items entered a state; DONE, with the values that it has by then."""
 
     @abstractmethod
     def commit(self) -> None:

@@ -7,10 +7,9 @@ import pickle
 import traceback
 from typing import Any
 
-import cloudpickle
-
 from rhapsody.backends import wire
 from rhapsody.errors import RemoteError
+from rhapsody.model import pickling
 
 _TEXT_LIMIT = 16 << 10
 """Characters of a failure's message, and of its traceback."""
@@ -37,13 +36,7 @@ def pickle_value(value: object) -> bytes:
     Raises:
         ValueError: It is larger than `wire.VALUE_LIMIT_BYTES`.
     """
-    try:
-        data = pickle.dumps(value, protocol=5)
-    except (pickle.PicklingError, AttributeError, TypeError):
-        data = cloudpickle.dumps(value, protocol=5)
-    else:
-        if b"__main__" in data:  # another process has another __main__
-            data = cloudpickle.dumps(value, protocol=5)
+    data = pickling.pickle_value(value)
     if len(data) > wire.VALUE_LIMIT_BYTES:
         raise _too_large(len(data))
     return data

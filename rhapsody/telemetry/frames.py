@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import SEEK_END
 from struct import Struct
 from typing import TYPE_CHECKING, Annotated, BinaryIO
 from zlib import crc32
@@ -325,6 +326,35 @@ def find_frame(file: BinaryIO, offset: int) -> Frame | None:
         if isinstance(found := read_any_frame(file), Frame):
             return found
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The header of a frame whose payload was not read."""
+
+    offset: int
+    index: int
+
+
+def read_head(file: BinaryIO) -> Head | Damage | None:
+    """Return the header of the frame at the file's position, or what is wrong with it; None at the end of the file.
+
+    The file stands behind the frame afterwards, if it is as long as it should be.
+    """
+    offset = file.tell()
+    header = file.read(HEADER_BYTES)
+    if not header:
+        return None
+    if len(header) < HEADER_BYTES:
+        return Damage(offset, "the header of a frame breaks off")
+    magic, length, index = _HEAD.unpack_from(header)
+    if magic != _MAGIC or length > MAX_PAYLOAD_BYTES:
+        return Damage(offset, "no frame begins here")
+    end = offset + HEADER_BYTES + length
+    if file.seek(0, SEEK_END) < end:
+        return Damage(offset, f"a frame of {length} bytes breaks off")
+    file.seek(end)
+    return Head(offset, index)
 
 
 def read_any_frame(file: BinaryIO) -> Frame | Damage | None:

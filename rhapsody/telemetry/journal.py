@@ -7,47 +7,67 @@ that network file systems keep it whole. `rhapsody.telemetry.reader` reads it ba
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from rhapsody.abc import EventSink
+from rhapsody.abc import NO_EDGES, EventSink
 from rhapsody.errors import JournalError
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
-from rhapsody.model.task import ComputeTask
+from rhapsody.telemetry.definitions import Definitions, inputs_column, plain_text
 from rhapsody.telemetry.frames import (
     MAX_EVENTS,
     SCHEMA,
     STATES_WITH_DETAIL,
     Accepted,
     AnyRecord,
-    Definition,
     Entered,
     ItemsEntered,
     Placed,
     Ran,
+    Restored,
     Run,
     encode_frame,
 )
+from rhapsody.telemetry.results import KeptResults, OversizeError
 from rhapsody.telemetry.segments import SEGMENT_BYTES, SegmentWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rhapsody.abc import Assignment
+    from rhapsody.abc import Assignment, Edges, Recalled
     from rhapsody.model.outcome import Failure
-    from rhapsody.model.resources import Resources
     from rhapsody.model.task import Task
 
 MAX_DETAIL_CHARS = 2_000
-MAX_LABEL_CHARS = 300
+_STATES_WITH_RESULT = frozenset({State.DONE, State.FAILED})
 
 _MAX_DETAILED_EVENTS = 2_048
 """Events with a detail in one frame at most: with the longest details it still has 16 MiB at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEnd:
+    """Where the earlier sessions of a run end.
+
+    Attributes:
+        session: The last one; 0 when there is none.
+        segments: Of the journal.
+        frames: That count; the next one has this index.
+        kept_segments: Of kept results.
+        kept_frames: Of these.
+    """
+
+    session: int = 0
+    segments: int = 0
+    frames: int = 0
+    kept_segments: int = 0
+    kept_frames: int = 0
 
 
 class Journal(EventSink):
@@ -56,39 +76,45 @@ class Journal(EventSink):
     Everything recorded is kept until `commit` has written it. Use from one thread; `create` makes it.
     """
 
-    def __init__(self, segments: SegmentWriter) -> None:
+    def __init__(self, segments: SegmentWriter, results: KeptResults, index: int = 0) -> None:
         self._segments = segments
+        self._results = results
         self._frames: list[bytes] = []
-        self._index = 0
-        self._definitions = _Definitions()
+        self._index = index
+        self._definitions = Definitions()
 
     @classmethod
-    def create(cls, folder: Path, run: dict[str, Any], *, segment_bytes: int = SEGMENT_BYTES) -> Journal:
-        """Begin the journal of a run and write what run it is.
+    def create(
+        cls, folder: Path, run: dict[str, Any], after: JournalEnd = JournalEnd(), *, segment_bytes: int = SEGMENT_BYTES
+    ) -> Journal:
+        """Begin the journal of a session and write what session it is.
 
         Args:
             folder: The run folder; `journal/` is made in it.
-            run: What describes the run, of what JSON can say.
+            run: What describes the session, of what JSON can say.
+            after: Where the earlier sessions of the run end: what older segments hold from there on does not count.
             segment_bytes: Size from which on a new segment is begun.
 
         Raises:
             JournalError: It could not be written, or there is one already.
         """
-        journal = cls(SegmentWriter(folder / "journal", segment_bytes))
+        results = KeptResults(folder, count=after.kept_segments, index=after.kept_frames, segment_bytes=segment_bytes)
+        segments = SegmentWriter(folder / "journal", segment_bytes, count=after.segments)
+        journal = cls(segments, results, after.frames)
         try:
-            journal._append(Run(SCHEMA, json.dumps(run), 1))
+            journal._append(Run(SCHEMA, json.dumps(run), after.session + 1))
             journal.commit()
         except BaseException:
             with suppress(JournalError):  # of what went wrong, the first is told
-                journal._segments.close()
+                segments.close()
             raise
         return journal
 
     @override
-    def accepted(self, tasks: Sequence[Task], time_ns: int, *, ready: bool = False) -> None:
-        """Record that tasks entered WAITING, with uid, kind, label, priority and resources; perhaps READY, too."""
+    def accepted(self, tasks: Sequence[Task], time_ns: int, *, edges: Edges = NO_EDGES, ready: bool = False) -> None:
+        """Record that tasks entered WAITING, with uid, kind, label, priority, resources and fingerprints."""
         if len(tasks) > MAX_EVENTS and ready:  # one frame would tell of READY before the next tells of WAITING
-            self.accepted(tasks, time_ns)
+            self.accepted(tasks, time_ns, edges=edges)
             self.entered(State.READY, tasks, time_ns)
             return
         for start in range(0, len(tasks), MAX_EVENTS):
@@ -105,9 +131,38 @@ class Journal(EventSink):
                     uids=[(at, uid) for at, task in enumerate(batch) if (uid := task.given_uid) is not None],
                     lengths=[(at, len(task)) for at, _ in runs if isinstance(task := batch[at], ArrayTask)],
                     ready=ready,
+                    inputs=inputs_column(batch, edges),
+                    dependencies=[
+                        (at, [named.number for named in edges[task]]) for at, task in enumerate(batch) if task in edges
+                    ]
+                    if edges
+                    else [],
                 )
             )
             self._definitions.written()
+
+    @override
+    def restored(self, recalled: Sequence[tuple[Task, Recalled]], time_ns: int) -> None:
+        """Record that tasks entered DONE that did so in an earlier session, with the places of their values."""
+        rows: list[tuple[int, int, tuple[int, int] | None, tuple[int, int]]] = []
+        for task, known in recalled:
+            if known.items is None:
+                rows.append((task.number, known.attempt, None, known.place))
+            else:
+                rows += [(task.number, known.attempt, items, place) for items, _, place in known.items.done]
+        for start in range(0, len(rows), MAX_EVENTS):
+            numbers, attempts, ranges, places = zip(*rows[start : start + MAX_EVENTS], strict=True)
+            self._append(
+                Restored(
+                    count=len(numbers),
+                    time_ns=time_ns,
+                    numbers=list(numbers),
+                    attempts=list(attempts),
+                    ranges=[] if ranges.count(None) == len(ranges) else list(ranges),
+                    kept=[frame for frame, _ in places],
+                    positions=[position for _, position in places],
+                )
+            )
 
     @override
     def entered(self, state: State, tasks: Sequence[Task], times_ns: int | Sequence[int]) -> None:
@@ -122,6 +177,13 @@ class Journal(EventSink):
         step = _MAX_DETAILED_EVENTS if with_detail else MAX_EVENTS
         for start in range(0, len(tasks), step):
             batch = tasks[start : start + step]
+            times = times_ns if isinstance(times_ns, int) else list(times_ns[start : start + step])
+            try:
+                kept = self._results.keep(batch) if state in _STATES_WITH_RESULT else 0
+            except OversizeError:
+                for half, moments in _halved(batch, times):
+                    self.entered(state, half, moments)
+                continue
             numbers, attempts = _columns(batch)
             self._append(
                 Entered(
@@ -129,17 +191,22 @@ class Journal(EventSink):
                     state=state,
                     numbers=numbers,
                     attempts=attempts,
-                    times_ns=times_ns if isinstance(times_ns, int) else list(times_ns[start : start + step]),
+                    times_ns=times,
                     details=[_detail(task.failure) for task in batch] if with_detail else [],
+                    kept=kept,
                 )
             )
 
     @override
     def ran(self, tasks: Sequence[Task], started_ns: Sequence[int], ended_ns: Sequence[int]) -> None:
         """Record that tasks entered RUNNING, then that they entered DONE."""
+        kept = -1
         if 0 < len(tasks) <= MAX_EVENTS:
+            with suppress(OversizeError):
+                kept = self._results.keep(tasks)
+        if kept >= 0:
             numbers, attempts = _columns(tasks)
-            self._append(Ran(len(tasks), numbers, attempts, list(started_ns), list(ended_ns)))
+            self._append(Ran(len(tasks), numbers, attempts, list(started_ns), list(ended_ns), kept))
         else:  # one frame would tell of DONE before the next tells of RUNNING
             self.entered(State.RUNNING, tasks, started_ns)
             self.entered(State.DONE, tasks, ended_ns)
@@ -172,8 +239,11 @@ class Journal(EventSink):
 
     @override
     def items_entered(self, state: State, task: ArrayTask, items: tuple[int, int], time_ns: int, detail: str) -> None:
-        """Record that a half-open range of an array task's items entered a state."""
-        self._append(ItemsEntered(state, time_ns, task.number, task.attempt, items, _plain(detail, MAX_DETAIL_CHARS)))
+        """Record that a half-open range of an array task's items entered a state, with the values of DONE ones."""
+        values = task.value if state is State.DONE else None
+        kept = 0 if values is None else self._results.keep_list(values[items[0] : items[1]])
+        text = plain_text(detail, MAX_DETAIL_CHARS)
+        self._append(ItemsEntered(state, time_ns, task.number, task.attempt, items, text, kept))
 
     @override
     def commit(self) -> None:
@@ -183,6 +253,7 @@ class Journal(EventSink):
             JournalError: It could not be written, or an earlier fsync failed. What was not written is kept: call again
                 when there is room.
         """
+        self._results.commit()  # first: what the journal names is there
         self._segments.write(self._frames)
 
     def close(self) -> None:
@@ -195,10 +266,10 @@ class Journal(EventSink):
         """
         if self._segments.closed:
             return
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._segments.close)
+            stack.callback(self._results.close)
             self.commit()
-        finally:
-            self._segments.close()
 
     def _append(self, record: AnyRecord) -> None:
         self._frames.append(encode_frame(self._index, record))
@@ -209,7 +280,11 @@ class NullJournal(EventSink):
     """Stands for the journal when none is wanted: records nothing."""
 
     @override
-    def accepted(self, tasks: Sequence[Task], time_ns: int, *, ready: bool = False) -> None:
+    def accepted(self, tasks: Sequence[Task], time_ns: int, *, edges: Edges = NO_EDGES, ready: bool = False) -> None:
+        """Do nothing."""
+
+    @override
+    def restored(self, recalled: Sequence[tuple[Task, Recalled]], time_ns: int) -> None:
         """Do nothing."""
 
     @override
@@ -236,59 +311,6 @@ class NullJournal(EventSink):
         """Do nothing."""
 
 
-class _Definitions:
-    """Gives ids to what tasks have in common, and remembers which of them are not written yet."""
-
-    def __init__(self) -> None:
-        self._ids: dict[tuple[str, str, int, Resources], int] = {}
-        self.fresh: list[Definition] = []
-
-    @property
-    def first_fresh(self) -> int:
-        """Id of the first one that is not written yet."""
-        return len(self._ids) - len(self.fresh)
-
-    def written(self) -> None:
-        """Take note that the fresh ones are in a frame."""
-        self.fresh = []
-
-    def runs(self, batch: Sequence[Task]) -> list[tuple[int, int]]:
-        """Return from which position of the batch on tasks have which id."""
-        if len(self._ids) > MAX_EVENTS:  # labels without end: begin anew; the reader does so too
-            self._ids.clear()
-            self.fresh = []
-        runs = []
-        kind = function = executable = resources = priority = None
-        known: dict[tuple[type[Task], int, str | None, int, int], int] = {}
-        for at, task in enumerate(batch):
-            if (
-                type(task) is ComputeTask
-                and kind is ComputeTask
-                and task.function is function
-                and task.resources is resources
-                and task.priority == priority
-                and task.executable == executable
-            ):
-                continue
-            kind, function = type(task), getattr(task, "function", None)
-            executable = getattr(task, "executable", None)
-            resources, priority = task.resources, task.priority
-            # ids are those of other objects once the tasks are gone: so they are known for this batch only
-            key = (kind, id(function), executable, id(resources), priority)
-            if key not in known:
-                known[key] = self._id_of(task)
-            runs.append((at, known[key]))
-        return runs
-
-    def _id_of(self, task: Task) -> int:
-        label = _plain(getattr(task, "label", task.kind), MAX_LABEL_CHARS)
-        key = (task.kind, label, task.priority, task.resources)
-        if key not in self._ids:
-            self._ids[key] = len(self._ids)
-            self.fresh.append(Definition.of(task.kind, label, task.priority, task.resources))
-        return self._ids[key]
-
-
 def _columns(batch: Sequence[Task]) -> tuple[int | list[int], int | list[int]]:
     """Return the numbers and the attempts of tasks, or the first of each where the rest follows from it."""
     number, attempt = batch[0].number, batch[0].attempt
@@ -309,12 +331,15 @@ def _launched(assignments: Sequence[Assignment]) -> list[int]:
 
 
 def _detail(failure: Failure | None) -> str:
-    return "" if failure is None else _plain(f"{failure.cause}: {failure.message}", MAX_DETAIL_CHARS)
+    return "" if failure is None else plain_text(f"{failure.cause}: {failure.message}", MAX_DETAIL_CHARS)
 
 
-def _plain(text: str, most: int) -> str:
-    """Return the text cut to so many characters, with what UTF-8 cannot say written out."""
-    return text[:most].encode(errors="backslashreplace").decode()
+def _halved(batch: Sequence[Task], times_ns: int | list[int]) -> list[tuple[Sequence[Task], int | list[int]]]:
+    """Return the first and the second half of a batch, each with its times."""
+    middle = len(batch) // 2
+    if isinstance(times_ns, int):
+        return [(batch[:middle], times_ns), (batch[middle:], times_ns)]
+    return [(batch[:middle], times_ns[:middle]), (batch[middle:], times_ns[middle:])]
 
 
 def _halves(assignments: Sequence[Assignment]) -> tuple[Sequence[Assignment], Sequence[Assignment]]:

@@ -102,6 +102,7 @@ class Newcomers(NamedTuple):
         groups: Cover all of them.
         lengths: Items of array tasks, by number.
         uids: Uids that users gave, by number.
+        dependencies: Numbers of the tasks that a task depends on, by number; without those that depend on none.
     """
 
     time_ns: int
@@ -109,6 +110,7 @@ class Newcomers(NamedTuple):
     groups: Sequence[Group]
     lengths: dict[int, int]
     uids: dict[int, str]
+    dependencies: dict[int, list[int]]
 
 
 @dataclass(slots=True)
@@ -320,7 +322,9 @@ class _Catalog:
             common = (definition.kind, definition.label, definition.priority, resources, definition.code)
             groups.append(Group(start, stop, *common))
         lengths = {numbers[at]: length for at, length in record.lengths}
-        return Newcomers(record.time_ns, numbers, groups, lengths, {numbers[at]: uid for at, uid in record.uids})
+        uids = {numbers[at]: uid for at, uid in record.uids}
+        dependencies = {numbers[at]: on for at, on in record.dependencies}
+        return Newcomers(record.time_ns, numbers, groups, lengths, uids, dependencies)
 
 
 def _columns(record: AnyRecord) -> tuple[Changes, ...]:  # noqa: PLR0911 - one for each kind of record

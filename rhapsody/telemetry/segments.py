@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -21,19 +22,31 @@ SYNC_DELAY_S = 0.05
 class SegmentWriter:
     """Writes to the newest segment, begins the next one when it is full or broken, and brings all to disk.
 
+    What is not on disk yet is remembered: after an error of fsync, which may have lost it, it is written once more into
+    a new segment.
+
+    Args:
+        folder: Gets the segments; made if it does not exist.
+        segment_bytes: Size from which on a new segment is begun.
+        suffix: Of the segments' names.
+        count: Segments that are there already.
+
     Raises:
         JournalError: The folder or the first segment could not be made.
     """
 
-    def __init__(self, folder: Path, segment_bytes: int) -> None:
+    def __init__(self, folder: Path, segment_bytes: int, *, suffix: str = ".log", count: int = 0) -> None:
         self._folder = folder
         self._segment_bytes = segment_bytes
-        self._count = 0
+        self._suffix = suffix
+        self._count = count
         self._file = -1
         self._size = 0
+        self._unsynced: deque[tuple[int, bytes]] = deque()
+        """What was written and is not known to be on disk, each with the ticket of the fsync that brings it there."""
         self._syncer = Syncer()
         try:
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, exist_ok=True)
             _sync_folder(folder.parent)
             self._begin()
         except OSError as exc:
@@ -53,12 +66,13 @@ class SegmentWriter:
         Raises:
             JournalError: No room, an error of the file system, or one of an earlier fsync.
         """
-        self._raise_sync_error()
+        self._take_sync_error(frames)
         if not frames:
             return
         if self.closed:
             raise JournalError(f"{len(frames)} frames for the journal {self._folder}, which is closed")
-        data = memoryview(b"".join(frames))
+        whole = b"".join(frames)
+        data = memoryview(whole)
         written = 0
         try:
             if self._file < 0 or self._size >= self._segment_bytes:
@@ -72,7 +86,9 @@ class SegmentWriter:
             raise JournalError(f"cannot write {place}: {exc.strerror}; {hint}") from exc
         self._size += written
         frames.clear()
-        self._syncer.request()
+        self._unsynced.append((self._syncer.request(), whole))
+        while self._unsynced[0][0] <= self._syncer.synced:
+            self._unsynced.popleft()
 
     def close(self) -> None:
         """End the thread, bring everything to disk and close the file.
@@ -82,7 +98,8 @@ class SegmentWriter:
         """
         self._syncer.end()
         try:
-            self._raise_sync_error()
+            if (error := self._syncer.take_error()) is not None:
+                raise self._sync_error(error) from error
         finally:
             if self._file >= 0:
                 os.close(self._file)
@@ -90,20 +107,45 @@ class SegmentWriter:
 
     @property
     def _path(self) -> Path:
-        return self._folder / f"{self._count:06d}.log"
+        return self._folder / f"{self._count:06d}{self._suffix}"
 
-    def _raise_sync_error(self) -> None:
+    def _take_sync_error(self, frames: list[bytes]) -> None:
+        """Put what an fsync may have lost before `frames`, to be written once more.
+
+        Raises:
+            JournalError: An fsync failed.
+        """
         error = self._syncer.take_error()
-        if error is not None:
-            raise JournalError(
-                f"cannot bring {self._path} to disk: {error.strerror}; the last events may not outlive this node"
-            ) from error
+        if error is None:
+            return
+        failed = self._sync_error(error)
+        frames[:0] = [data for ticket, data in self._unsynced if ticket > self._syncer.synced]
+        self._unsynced.clear()
+        if self._file >= 0:
+            self._start_over()
+        raise failed from error
+
+    def _sync_error(self, error: OSError) -> JournalError:
+        return JournalError(
+            f"cannot bring {self._path} to disk: {error.strerror}; until that works the last events may not outlive"
+            " this node"
+        )
+
+    def _start_over(self) -> None:
+        """Leave the segment to the reader as it is; one of which nothing has come to disk is emptied and used again."""
+        if not self._syncer.synced_any:
+            with suppress(OSError):
+                os.ftruncate(self._file, 0)
+                self._size = 0
+                return
+        self._abandon()
 
     def _roll(self) -> None:
         """Begin the next segment once the full one is on disk: so no segment but the last ever breaks off."""
         full = self._file
         if full >= 0:
             os.fsync(full)
+            self._unsynced.clear()
         try:
             self._begin()
         finally:
@@ -111,7 +153,7 @@ class SegmentWriter:
                 os.close(full)
 
     def _begin(self) -> None:
-        path = self._folder / f"{self._count + 1:06d}.log"
+        path = self._folder / f"{self._count + 1:06d}{self._suffix}"
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = file
         self._count += 1
@@ -142,10 +184,18 @@ class SegmentWriter:
 
 
 class Syncer:
-    """A thread that brings a file to disk soon after something was written; it sleeps while nothing is."""
+    """A thread that brings a file to disk soon after something was written; it sleeps while nothing is.
+
+    Attributes:
+        synced: Ticket up to which everything is on disk.
+        synced_any: Whether an fsync of the file that is watched has succeeded.
+    """
 
     def __init__(self) -> None:
         self.ended = False
+        self.synced = 0
+        self.synced_any = False
+        self._ticket = 0
         self._file = -1
         self._held = threading.Lock()
         """Held during fsync, so that the file is not closed meanwhile."""
@@ -162,11 +212,14 @@ class Syncer:
         """Bring this file to disk from now on; -1: none."""
         with self._held:
             self._file = file
+            self.synced_any = False
 
-    def request(self) -> None:
-        """Ask for an fsync of what is written by now."""
+    def request(self) -> int:
+        """Ask for an fsync of what is written by now; return its ticket."""
+        self._ticket += 1
         if not self._wanted.is_set():
             self._wanted.set()
+        return self._ticket
 
     def take_error(self) -> OSError | None:
         """Return the error of an fsync that was not told yet."""
@@ -194,12 +247,15 @@ class Syncer:
 
     def _sync(self) -> None:
         with self._held:
-            if self._file < 0:
+            if self._file < 0 or self._error is not None:  # until that is taken, `synced` must not go beyond it
                 return
+            ticket = self._ticket
             try:
                 os.fsync(self._file)
             except OSError as exc:
                 self._error = exc
+            else:
+                self.synced, self.synced_any = ticket, True
 
 
 def _sync_folder(folder: Path) -> None:
