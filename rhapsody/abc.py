@@ -200,14 +200,14 @@ class Recalled(NamedTuple):
     """What earlier sessions of a run know of a task that is submitted again.
 
     Attributes:
-        state: DONE: it does not run, its value is there; UNKNOWN: it does not run, since it may have run; READY: it
-            runs, its next attempt is the one after `attempt`.
+        state: DONE: it does not run, its value is there; FAILED: it does not run, since its value was not kept;
+            UNKNOWN: it does not run, since it may have run; READY: it runs, its next attempt follows `attempt`.
         attempt: Number of the last attempt.
         value: For DONE, what flows to dependents.
         stdio: What it printed.
-        failure: For UNKNOWN, why.
+        failure: For FAILED and UNKNOWN, why.
         items: For an array task, what is left of it.
-        place: For DONE, where the value is kept: the sink knows what that means.
+        place: For DONE, where the value is kept: the sink knows what that means. None: nowhere yet.
     """
 
     state: State
@@ -216,7 +216,7 @@ class Recalled(NamedTuple):
     stdio: Stdio | None = None
     failure: Failure | None = None
     items: RecalledItems | None = None
-    place: tuple[int, int] = (0, 0)
+    place: tuple[int, int] | None = None
 
 
 class RecalledItems(NamedTuple):
@@ -227,7 +227,7 @@ class RecalledItems(NamedTuple):
         unknown: Half-open ranges of items that do not run, since they may have run, with the reason.
     """
 
-    done: Sequence[tuple[tuple[int, int], Sequence[Any], tuple[int, int]]]
+    done: Sequence[tuple[tuple[int, int], Sequence[Any], tuple[int, int] | None]]
     unknown: Sequence[tuple[tuple[int, int], Failure]]
 
 

@@ -70,7 +70,7 @@ class Definitions:
         return runs
 
     def _id_of(self, task: Task) -> int:
-        label = plain_text(getattr(task, "label", task.kind), MAX_LABEL_CHARS)
+        label = label_of(task)
         key = (task.kind, label, task.priority, task.resources, self._codes.of(task))
         if key not in self._ids:
             self._ids[key] = len(self._ids)
@@ -114,6 +114,11 @@ def _plain_arguments(batch: Sequence[Task]) -> bytes | None:
         return None
     data = marshal.dumps(arguments, MARSHAL)
     return data if len(data) <= _MEAN_BYTES * len(batch) else None
+
+
+def label_of(task: Task) -> str:
+    """Return what a task runs, as the journal has it."""
+    return plain_text(getattr(task, "label", task.kind), MAX_LABEL_CHARS)
 
 
 def plain_text(text: str, most: int) -> str:

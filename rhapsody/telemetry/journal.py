@@ -147,9 +147,11 @@ class Journal(EventSink):
         rows: list[tuple[int, int, tuple[int, int] | None, tuple[int, int]]] = []
         for task, known in recalled:
             if known.items is None:
-                rows.append((task.number, known.attempt, None, known.place))
-            else:
-                rows += [(task.number, known.attempt, items, place) for items, _, place in known.items.done]
+                rows.append((task.number, known.attempt, None, known.place or (self._results.keep([task]), 0)))
+                continue
+            for items, values, place in known.items.done:
+                kept = place or (self._results.keep_list(list(values)), 0)
+                rows.append((task.number, known.attempt, items, kept))
         for start in range(0, len(rows), MAX_EVENTS):
             numbers, attempts, ranges, places = zip(*rows[start : start + MAX_EVENTS], strict=True)
             self._append(
@@ -179,7 +181,7 @@ class Journal(EventSink):
             batch = tasks[start : start + step]
             times = times_ns if isinstance(times_ns, int) else list(times_ns[start : start + step])
             try:
-                kept = self._results.keep(batch) if state in _STATES_WITH_RESULT else 0
+                kept = self._keep(batch) if state in _STATES_WITH_RESULT else 0
             except OversizeError:
                 for half, moments in _halved(batch, times):
                     self.entered(state, half, moments)
@@ -270,6 +272,10 @@ class Journal(EventSink):
             stack.callback(self._segments.close)
             stack.callback(self._results.close)
             self.commit()
+
+    def _keep(self, batch: Sequence[Task]) -> int:
+        """Keep what tasks left; the values of an array task were kept with its items."""
+        return 0 if isinstance(batch[0], ArrayTask) else self._results.keep(batch)
 
     def _append(self, record: AnyRecord) -> None:
         self._frames.append(encode_frame(self._index, record))

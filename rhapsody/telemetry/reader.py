@@ -199,9 +199,18 @@ class JournalReader:
                 continue
             if isinstance(record, Accepted):
                 with located(path, offset):
-                    self._catalog.learn(record)
-                yield self._catalog.newcomers(record)
+                    newcomers = self.newcomers(record)
+                yield newcomers
             yield from _columns(record)
+
+    def newcomers(self, record: Accepted) -> Newcomers:
+        """Return the tasks of the record that was read last.
+
+        Raises:
+            ValueError: It refers to what was not there before.
+        """
+        self._catalog.learn(record)
+        return self._catalog.newcomers(record)
 
     def uid_of(self, number: int) -> str:
         """Return the uid of a task of the session that was read last."""
@@ -303,7 +312,7 @@ class _Catalog:
         """
         for which, definition in enumerate(record.definitions, record.first_definition):
             self._definitions[which] = definition, definition.resources()
-        numbers = _expand(record.numbers, record.count)
+        numbers = expand(record.numbers, record.count)
         for start, stop, which in _stretches(record):
             if which not in self._definitions:
                 raise ValueError(f"definition {which} is not there")
@@ -315,7 +324,7 @@ class _Catalog:
 
     def newcomers(self, record: Accepted) -> Newcomers:
         """Return the tasks of a record that was learned."""
-        numbers = _expand(record.numbers, record.count)
+        numbers = expand(record.numbers, record.count)
         groups = []
         for start, stop, which in _stretches(record):
             definition, resources = self._definitions[which]
@@ -330,49 +339,49 @@ class _Catalog:
 def _columns(record: AnyRecord) -> tuple[Changes, ...]:  # noqa: PLR0911 - one for each kind of record
     match record:
         case Accepted():
-            numbers = _expand(record.numbers, record.count)
+            numbers = expand(record.numbers, record.count)
             states = (State.WAITING, State.READY) if record.ready else (State.WAITING,)
             return tuple(Changes(record.count, state, numbers, repeat(record.time_ns), repeat(0)) for state in states)
         case Entered():
-            numbers = _expand(record.numbers, record.count)
-            times, attempts = _each(record.times_ns), _each(record.attempts)
+            numbers = expand(record.numbers, record.count)
+            times, attempts = each(record.times_ns), each(record.attempts)
             details = record.details or repeat("")
             return (Changes(record.count, record.state, numbers, times, attempts, details=details),)
         case Ran():
-            numbers, attempts = _expand(record.numbers, record.count), _each(record.attempts)
+            numbers, attempts = expand(record.numbers, record.count), each(record.attempts)
             return (
                 Changes(record.count, State.RUNNING, numbers, record.started_ns, attempts),
                 Changes(record.count, State.DONE, numbers, record.ended_ns, attempts),
             )
         case Placed():
-            numbers = _expand(record.numbers, record.count)
-            times, attempts = repeat(record.time_ns), _each(record.attempts)
-            slots = _per_task(record.slots, record.sizes)
-            ranges = _per_task(record.ranges or repeat(None), record.sizes)
+            numbers = expand(record.numbers, record.count)
+            times, attempts = repeat(record.time_ns), each(record.attempts)
+            slots = per_task(record.slots, record.sizes)
+            ranges = per_task(record.ranges or repeat(None), record.sizes)
             return (Changes(record.count, State.PLACED, numbers, times, attempts, ranges, slots),)
         case ItemsEntered():
             times, attempts = repeat(record.time_ns), repeat(record.attempt)
             numbers, ranges, details = [record.number], repeat(record.items), repeat(record.detail)
             return (Changes(1, record.state, numbers, times, attempts, ranges, details=details),)
         case Restored():
-            numbers = _expand(record.numbers, record.count)
-            times, attempts = repeat(record.time_ns), _each(record.attempts)
+            numbers = expand(record.numbers, record.count)
+            times, attempts = repeat(record.time_ns), each(record.attempts)
             ranges = record.ranges or repeat(None)
             return (Changes(record.count, State.DONE, numbers, times, attempts, ranges, restored=True),)
     return ()
 
 
-def _expand(numbers: int | list[int], count: int) -> Sequence[int]:
+def expand(numbers: int | list[int], count: int) -> Sequence[int]:
     """Return the numbers where consecutive ones may be given by the first."""
     return range(numbers, numbers + count) if isinstance(numbers, int) else numbers
 
 
-def _each(column: int | list[int]) -> Iterable[int]:
+def each(column: int | list[int]) -> Iterable[int]:
     """Return the values where equal ones may be given once."""
     return repeat(column) if isinstance(column, int) else column
 
 
-def _per_task(groups: Iterable[T], sizes: list[int]) -> Iterable[T]:
+def per_task(groups: Iterable[T], sizes: list[int]) -> Iterable[T]:
     """Return what each group has, once for each of its tasks; without sizes all groups have one."""
     return chain.from_iterable(map(repeat, groups, sizes)) if sizes else groups
 

@@ -1,0 +1,218 @@
+"""What the earlier sessions of a run did: read from the journal once, then asked by each submission."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
+
+from rhapsody.abc import Aftermath, History, Recalled, RecalledItems
+from rhapsody.model.array import ArrayTask
+from rhapsody.model.event import State
+from rhapsody.model.fingerprint import Codes, inputs_of
+from rhapsody.model.outcome import Cause, Completed, Failure, Stdio
+from rhapsody.telemetry.definitions import label_of
+from rhapsody.telemetry.item_log import DONE, LOST
+from rhapsody.telemetry.journal import JournalEnd
+from rhapsody.telemetry.recollection import Recollection
+from rhapsody.telemetry.register import NOBODY, key_of
+from rhapsody.telemetry.results import KeptReader, Left, Place, ValueMissing
+from rhapsody.telemetry.scan import segments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from rhapsody.abc import Edges
+    from rhapsody.model.task import Task
+    from rhapsody.telemetry.item_log import Stretch
+    from rhapsody.telemetry.scan import JournalTail
+
+
+@dataclass
+class Tally:
+    """How the tasks of a resumed session compare with those of the sessions before.
+
+    Attributes:
+        restored: Did not run again.
+        repeated: Were under way when a session ended, are idempotent, and ran again.
+        unknown: Were under way and are not idempotent.
+        changed: Have other code or inputs than before: uids, or what runs for those without.
+        unreadable: Uid and reason of those whose value was not kept.
+    """
+
+    restored: int = 0
+    repeated: int = 0
+    unknown: int = 0
+    changed: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Past(History):
+    """The earlier sessions of a run.
+
+    Args:
+        folder: The run folder.
+        aftermaths: What the backend knows of each session beyond the journal, by number of the session.
+        rerun_unknown: Run again what may have run.
+
+    Attributes:
+        damages: Where the journal and the kept results are damaged; found so far.
+        tally: What came of the tasks that were recalled; counted on.
+
+    Raises:
+        JournalError: There is no journal, a segment is missing, or one cannot be read.
+    """
+
+    def __init__(self, folder: Path, aftermaths: Mapping[int, Aftermath], *, rerun_unknown: bool = False) -> None:
+        self._folder = folder
+        self._rerun_unknown = rerun_unknown
+        self.damages: list[JournalTail] = []
+        self.tally = Tally()
+        self._codes = Codes()
+        self._kept = KeptReader(folder, self.damages.append)
+        recollection = Recollection(folder, aftermaths, self.damages)
+        self._session, self._frames = recollection.session, recollection.frames
+        self._rows = recollection.rows
+        self._salvaged = recollection.salvaged
+        self.tail: JournalTail | None = recollection.tail
+        self._salvaged_items = recollection.salvaged_items
+        self._restored = bytearray(len(self._rows))
+        """By row, whether its task was restored in this session."""
+        self._missing = self._rows.missing_numbers() if recollection.gaps else frozenset()
+        self._rows.begin_session()
+
+    @property
+    def end(self) -> JournalEnd:
+        """Where the new session's journal begins."""
+        count = len(segments(self._folder / "journal"))
+        return JournalEnd(self._session, count, self._frames, self._kept.count, self._kept.index)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def not_asked_for(self) -> Iterable[str]:
+        """Return what runs in tasks that were DONE in an earlier session and were not submitted in this one."""
+        return self._rows.left_unclaimed()
+
+    @override
+    def recall(self, tasks: Sequence[Task], edges: Edges) -> dict[Task, Recalled]:
+        """Return what is known of tasks; see `rhapsody.abc.History`."""
+        found: dict[Task, Recalled] = {}
+        for task in tasks:
+            known = self._recall(task, edges.get(task, ()))
+            if known is not None:
+                found[task] = known
+        return found
+
+    def _recall(self, task: Task, dependencies: Sequence[Task]) -> Recalled | None:
+        rows, uid, label = self._rows, task.given_uid, label_of(task)
+        needed = [rows.row_of(dependency.number) for dependency in dependencies]
+        key = key_of(self._codes.of(task), inputs_of(task, dependencies), needed)
+        row, is_changed = rows.claim(task.number, uid, key, label)
+        if row == NOBODY:
+            if is_changed or (uid is None and rows.unclaimed[label] > 0):
+                self.tally.changed.append(uid or label)
+            return self._if_it_may_be_missing(task)
+        if isinstance(task, ArrayTask):
+            return self._recall_items(task, row)
+        state = rows.states[row]
+        if state == DONE and all(self._restored[dependency] for dependency in needed):
+            return self._restore(task, row)
+        if state == LOST:
+            return self._recall_lost(task, rows.attempts[row])
+        return Recalled(State.READY, rows.attempts[row]) if rows.attempts[row] else None
+
+    def _restore(self, task: Task, row: int) -> Recalled:
+        """Return a task that was done, with its value."""
+        attempt, report = self._rows.attempts[row], self._salvaged.get(row)
+        if report is not None:
+            known = Recalled(State.DONE, attempt, report.value, report.stdio)
+        else:
+            place = Place(self._rows.frames[row], self._rows.positions[row])
+            try:
+                value, stdio = _taken_apart(self._kept.read(place))
+            except ValueMissing as exc:
+                return self._recall_unreadable(task, attempt, str(exc))
+            known = Recalled(State.DONE, attempt, value, stdio, place=place)
+        self._restored[row] = 1
+        self.tally.restored += 1
+        return known
+
+    def _recall_unreadable(self, task: Task, attempt: int, reason: str) -> Recalled:
+        self.tally.unreadable.append((task.uid, reason))
+        if task.options.idempotent or self._rerun_unknown:
+            return Recalled(State.READY, attempt)
+        text = f"it was DONE in an earlier session of this run, but {reason}; with idempotent=True it would run again"
+        return Recalled(State.FAILED, attempt, failure=Failure(Cause.RESULT, text))
+
+    def _recall_lost(self, task: Task, attempt: int) -> Recalled:
+        if task.options.idempotent or self._rerun_unknown:
+            self.tally.repeated += 1
+            return Recalled(State.READY, attempt)
+        self.tally.unknown += 1
+        return Recalled(State.UNKNOWN, attempt, failure=_lost(f"attempt {attempt}"))
+
+    def _recall_items(self, task: ArrayTask, row: int) -> Recalled:
+        """Return what is known of an array task's items."""
+        log, attempt = self._rows.items[row], self._rows.attempts[row]
+        done: list[tuple[tuple[int, int], Sequence[Any], tuple[int, int] | None]] = []
+        unknown: list[tuple[tuple[int, int], Failure]] = []
+        again = task.options.idempotent or self._rerun_unknown
+        for stretch in log.stretches():
+            items = stretch.start, stretch.stop
+            try:
+                values, place = self._values_of(stretch)
+            except ValueMissing as exc:
+                self.tally.unreadable.append((task.uid, str(exc)))
+                if not again:
+                    text = f"it was DONE in an earlier session of this run, but {exc}"
+                    unknown.append((items, Failure(Cause.RESULT, text)))
+                continue
+            done.append((items, values, place))
+            self.tally.restored += stretch.stop - stretch.start
+        for items in log.lost():
+            if again:
+                self.tally.repeated += items[1] - items[0]
+            else:
+                self.tally.unknown += items[1] - items[0]
+                unknown.append((items, _lost("it")))
+        self._restored[row] = sum(items[1] - items[0] for items, _, _ in done) == len(task)
+        return Recalled(State.READY, attempt, items=RecalledItems(done, unknown))
+
+    def _values_of(self, stretch: Stretch) -> tuple[Sequence[Any], tuple[int, int] | None]:
+        count = stretch.stop - stretch.start
+        if stretch.frame == 0:
+            return [None] * count, Place(0, 0)
+        if stretch.frame < 0:
+            return self._salvaged_items[-stretch.frame - 1][stretch.offset : stretch.offset + count], None
+        values = self._kept.read(Place(stretch.frame, 0))[stretch.offset : stretch.offset + count]
+        if len(values) < count:
+            raise ValueMissing("its kept value is not where the journal says")
+        return values, Place(stretch.frame, stretch.offset)
+
+    def _if_it_may_be_missing(self, task: Task) -> Recalled | None:
+        """Return a task UNKNOWN that may have run, but stands where the journal is damaged."""
+        if task.number not in self._missing or task.options.idempotent or self._rerun_unknown:
+            return None
+        self.tally.unknown += 1
+        text = "nobody knows whether it ran: the journal of this run is damaged, where it may have stood"
+        return Recalled(State.UNKNOWN, failure=Failure(Cause.LOST, text))
+
+
+def _lost(what: str) -> Failure:
+    return Failure(
+        Cause.LOST,
+        f"{what} was under way when an earlier session of this run ended, and nobody saw how it went on; see what it"
+        " did, then let it run again with --rerun-unknown, or make it idempotent=True",
+    )
+
+
+def _taken_apart(kept: Any) -> tuple[Any, Stdio | None]:  # noqa: ANN401 - the user's value
+    """Return a value and what the task printed."""
+    if isinstance(kept, Left):
+        return kept.value, Stdio(kept.stdout, kept.stderr, kept.exit_code)
+    if isinstance(kept, Completed):
+        return kept, Stdio(kept.stdout, kept.stderr, kept.exit_code)
+    return kept, None

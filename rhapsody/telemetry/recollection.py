@@ -1,0 +1,200 @@
+"""Reads the journal of a run into rows: how far each task was when the last session ended."""
+
+from __future__ import annotations
+
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+from rhapsody.abc import Aftermath
+from rhapsody.model.event import State
+from rhapsody.telemetry.definitions import inputs_in
+from rhapsody.telemetry.frames import Accepted, AnyRecord, Entered, ItemsEntered, Placed, Ran, Restored, Run
+from rhapsody.telemetry.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING
+from rhapsody.telemetry.reader import JournalReader, each, expand, per_task
+from rhapsody.telemetry.register import NOBODY, Register, key_of
+from rhapsody.telemetry.scan import JournalTail, located
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from rhapsody.abc import Report
+
+_AFTER = {
+    State.READY: NEVER,
+    State.RUNNING: RUNNING,
+    State.DONE: DONE,
+    State.UNKNOWN: LOST,
+    State.FAILED: ENDED,
+    State.CANCELED: ENDED,
+}
+"""How far a task is that entered a state; WAITING says nothing new."""
+
+
+class Recollection:
+    """What the sessions of a run did, after reading.
+
+    Args:
+        folder: The run folder.
+        aftermaths: What the backend knows of each session beyond the journal, by number of the session.
+        damages: Gets the damaged places.
+
+    Attributes:
+        rows: The tasks.
+        session: The last session.
+        frames: Of the journal.
+        tail: Where the journal breaks off.
+        salvaged: How tasks ended, by row, where that is not in the journal.
+        salvaged_items: Values of items of array tasks that are not there either; a stretch of an item log names them by
+            -1, -2, … in place of a frame.
+        gaps: Whether the last session's journal is damaged, so that tasks of it may be missing here.
+
+    Raises:
+        JournalError: There is no journal, a segment is missing, or one cannot be read.
+    """
+
+    def __init__(self, folder: Path, aftermaths: Mapping[int, Aftermath], damages: list[JournalTail]) -> None:
+        self.rows = Register()
+        self.session = 0
+        self.salvaged: dict[int, Report] = {}
+        self.salvaged_items: list[Sequence[Any]] = []
+        self.gaps = False
+        self._aftermaths = aftermaths
+        self._damages = damages
+        reader = JournalReader(folder, self._note_damage)
+        for path, offset, record in reader.records():
+            with located(path, offset):
+                self._take(record, reader)
+        self._end_session()
+        self.frames = reader.index
+        self.tail = reader.tail
+
+    def _note_damage(self, place: JournalTail) -> None:
+        self._damages.append(place)
+        self.gaps = True
+
+    def _take(self, record: AnyRecord, reader: JournalReader) -> None:
+        match record:
+            case Run():
+                self._end_session()
+                self.session = record.session
+                self.rows.begin_session()
+            case Accepted():
+                self._accept(record, reader)
+            case Placed():
+                ranges = per_task(record.ranges or repeat(None), record.sizes)
+                self._enter(LAUNCHED, expand(record.numbers, record.count), each(record.attempts), ranges)
+            case Entered() if record.state in _AFTER:
+                self._enter_one_by_one(record)
+            case Ran():
+                numbers = expand(record.numbers, record.count)
+                self._enter(DONE, numbers, each(record.attempts), repeat(None))
+                self._keep(numbers, repeat(record.kept), range(record.count))
+            case ItemsEntered():
+                self._enter_items(record)
+            case Restored():
+                self._restore(record)
+
+    def _accept(self, record: Accepted, reader: JournalReader) -> None:
+        rows = self.rows
+        found = reader.newcomers(record)
+        inputs = list(inputs_in(record.inputs, record.count))
+        dependencies = dict(record.dependencies)
+        for start, stop, _, label, _, _, code in found.groups:
+            for at in range(start, stop):
+                number = found.numbers[at]
+                uid = found.uids.get(number)
+                needed = [rows.row_of(each_number) for each_number in dependencies.get(at, ())]
+                key = key_of(code, inputs[at], needed)
+                if rows.claim(number, uid, key, label)[0] == NOBODY:
+                    rows.add(number, uid, key, label, found.lengths.get(number))
+
+    def _enter_one_by_one(self, record: Entered) -> None:
+        numbers = expand(record.numbers, record.count)
+        self._enter(_AFTER[record.state], numbers, each(record.attempts), repeat(None))
+        if record.state is State.DONE:
+            self._keep(numbers, repeat(record.kept), range(record.count))
+
+    def _enter(
+        self, state: int, numbers: Iterable[int], attempts: Iterable[int], ranges: Iterable[tuple[int, int] | None]
+    ) -> None:
+        rows = self.rows
+        states, last, row_of = rows.states, rows.attempts, rows.row_of
+        for number, attempt, items in zip(numbers, attempts, ranges, strict=False):
+            row = row_of(number)
+            if row == NOBODY:
+                continue
+            if items is not None and row in rows.items:
+                rows.items[row].enter(state, items)
+            elif row not in rows.items or state == DONE:
+                states[row] = state
+            last[row] = attempt
+
+    def _keep(self, numbers: Iterable[int], kept: Iterable[int], positions: Iterable[int]) -> None:
+        rows = self.rows
+        for number, frame, position in zip(numbers, kept, positions, strict=False):
+            row = rows.row_of(number)
+            if row != NOBODY:
+                rows.frames[row], rows.positions[row] = frame, position
+
+    def _enter_items(self, record: ItemsEntered) -> None:
+        row = self.rows.row_of(record.number)
+        log = self.rows.items.get(row)
+        if log is None:
+            return
+        if record.state is State.DONE:
+            log.done(record.items, record.kept)
+        elif record.state in _AFTER:
+            log.enter(_AFTER[record.state], record.items)
+
+    def _restore(self, record: Restored) -> None:
+        rows = self.rows
+        columns = zip(
+            expand(record.numbers, record.count),
+            each(record.attempts),
+            record.ranges or repeat(None),
+            each(record.kept),
+            each(record.positions),
+            strict=False,
+        )
+        for number, attempt, items, frame, position in columns:
+            row = rows.row_of(number)
+            if row == NOBODY:
+                continue
+            if items is not None and row in rows.items:
+                rows.items[row].restored(items, frame, position)
+            else:
+                rows.states[row], rows.frames[row], rows.positions[row] = DONE, frame, position
+            rows.attempts[row] = attempt
+
+    def _end_session(self) -> None:
+        """Take what is known beyond the journal of the session that was read."""
+        if not self.session:
+            return
+        aftermath = self._aftermaths.get(self.session, Aftermath())
+        for report in aftermath.reports:
+            self._salvage(report)
+        self.rows.settle(complete=aftermath.complete and not self.gaps)
+
+    def _salvage(self, report: Report) -> None:
+        rows = self.rows
+        row = rows.row_of(report.number)
+        if row == NOBODY or (row not in rows.items and report.attempt < rows.attempts[row]):
+            return
+        if row in rows.items:
+            self._salvage_items(row, report)
+        elif rows.states[row] in (NEVER, LAUNCHED, RUNNING):
+            rows.attempts[row] = report.attempt
+            rows.states[row] = _AFTER.get(report.state, LAUNCHED)
+            if report.state is State.DONE:
+                self.salvaged[row] = report
+
+    def _salvage_items(self, row: int, report: Report) -> None:
+        if report.items is None:
+            return
+        log = self.rows.items[row]
+        if report.state is State.DONE:
+            self.salvaged_items.append(report.value)
+            log.salvaged(report.items, -len(self.salvaged_items))
+        else:
+            log.enter(_AFTER.get(report.state, LAUNCHED), report.items)

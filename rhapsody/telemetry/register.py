@@ -1,0 +1,184 @@
+"""The tasks of a run over all its sessions, in columns: a million of them need little memory.
+
+Tasks of different sessions are one row when they have the same key: the user's uid, else the fingerprints of code,
+inputs and dependencies, and the position among equals.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from struct import pack
+from typing import TYPE_CHECKING
+
+from rhapsody.telemetry.item_log import DONE, LAUNCHED, LOST, NEVER, RUNNING, ItemLog
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+NOBODY = 0xFFFF_FFFF
+"""Row of a number that no task has."""
+
+_LOST_IF_LAUNCHED = {LAUNCHED: LOST, RUNNING: LOST}
+_LOST_IF_RUNNING = {LAUNCHED: NEVER, RUNNING: LOST}
+
+
+class Register:
+    """What is known of each task.
+
+    Attributes:
+        states: How far each was; one byte of `rhapsody.telemetry.item_log`.
+        attempts: Number of the last attempt.
+        frames: Frame of kept results that holds its value; 0 for None.
+        positions: Where in that frame.
+        items: Of array tasks, by row.
+        unclaimed: Rows that were not claimed in this session, by label.
+    """
+
+    def __init__(self) -> None:
+        self.states = bytearray()
+        self.attempts = array("I")
+        self.frames = array("I")
+        self.positions = array("I")
+        self.items: dict[int, ItemLog] = {}
+        self.unclaimed: Counter[str] = Counter()
+        self._highest = 0
+        self._labels: list[str] = []
+        self._label_ids: dict[str, int] = {}
+        self._label_of = array("I")
+        self._by_uid: dict[str, tuple[int, bytes]] = {}
+        self._by_key: dict[bytes, int | list[int]] = {}
+        self._claimed = bytearray()
+        self._next: dict[bytes, int] = {}
+        """Of keys that several rows have, how many of them were claimed in this session."""
+        self._row_of = array("I")
+        """By the number that a task has in this session."""
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def begin_session(self) -> None:
+        """Let all rows be claimed anew; numbers count anew."""
+        self._claimed = bytearray(len(self.states))
+        self._next = {}
+        self._row_of = array("I")
+        self._highest = 0
+        self.unclaimed = Counter({self._labels[which]: count for which, count in Counter(self._label_of).items()})
+
+    def row_of(self, number: int) -> int:
+        """Return the row of a task of this session, `NOBODY` if there is none."""
+        if number < len(self._row_of):
+            return self._row_of[number]
+        self._highest = max(self._highest, number)
+        return NOBODY
+
+    def missing_numbers(self) -> frozenset[int]:
+        """Return the numbers of this session, up to the highest asked for, under which no task was accepted."""
+        known = len(self._row_of)
+        highest = max(known - 1, self._highest)
+        return frozenset(at for at in range(1, highest + 1) if at >= known or self._row_of[at] == NOBODY)
+
+    def claim(self, number: int, uid: str | None, key: bytes, label: str) -> tuple[int, bool]:
+        """Return the row of a task that an earlier session had, `NOBODY` if none had it.
+
+        Args:
+            number: In this session.
+            uid: That its user gave it.
+            key: What `key_of` makes of it; empty where it has none.
+            label: What runs, for people.
+
+        Returns:
+            The row, and whether the user's uid was known with another key.
+        """
+        row, is_changed = self._find(uid, key)
+        if row != NOBODY:
+            self._claimed[row] = 1
+            self.unclaimed[label] -= 1
+            self._number(number, row)
+        return row, is_changed
+
+    def _find(self, uid: str | None, key: bytes) -> tuple[int, bool]:
+        if uid is not None:
+            row, known = self._by_uid.get(uid, (NOBODY, b""))
+            if row == NOBODY or self._claimed[row]:
+                return NOBODY, False
+            return (row, False) if known == key or not (key and known) else (NOBODY, True)
+        found = self._by_key.get(key) if key else None
+        if isinstance(found, list):
+            at = self._next.get(key, 0)
+            self._next[key] = min(at + 1, len(found))
+            return (found[at], False) if at < len(found) else (NOBODY, False)
+        return (NOBODY if found is None or self._claimed[found] else found), False
+
+    def add(self, number: int, uid: str | None, key: bytes, label: str, length: int | None) -> None:
+        """Give a row to a task that no earlier session had; arguments as for `claim`.
+
+        Args:
+            number: In this session.
+            uid: That its user gave it.
+            key: As for `claim`.
+            label: As for `claim`.
+            length: Items of an array task; else None.
+        """
+        row = len(self.states)
+        self.states.append(NEVER)
+        for column in (self.attempts, self.frames, self.positions):
+            column.append(0)
+        self._claimed.append(1)
+        self._label_of.append(self._label_id(label))
+        if length is not None:
+            self.items[row] = ItemLog(length)
+        if uid is not None:
+            self._by_uid[uid] = row, key
+        elif key:
+            self._remember(key, row)
+        self._number(number, row)
+
+    def _remember(self, key: bytes, row: int) -> None:
+        found = self._by_key.get(key)
+        if found is None:
+            self._by_key[key] = row
+            return
+        if not isinstance(found, list):
+            found = self._by_key[key] = [found]
+        found.append(row)
+        self._next[key] = len(found)
+
+    def _label_id(self, label: str) -> int:
+        which = self._label_ids.get(label)
+        if which is None:
+            which = self._label_ids[label] = len(self._labels)
+            self._labels.append(label)
+        return which
+
+    def _number(self, number: int, row: int) -> None:
+        if number >= len(self._row_of):
+            self._row_of.extend([NOBODY] * (number + 1 - len(self._row_of)))
+        self._row_of[number] = row
+
+    def settle(self, *, complete: bool) -> None:
+        """Take note that a session is over: what it launched and nobody heard of never started, or is lost.
+
+        Args:
+            complete: What else was under way is known.
+        """
+        after = _LOST_IF_RUNNING if complete else _LOST_IF_LAUNCHED
+        self.states = self.states.translate(bytes(after.get(state, state) for state in range(256)))
+        for log in self.items.values():
+            log.settle(complete=complete)
+
+    def left_unclaimed(self) -> Iterator[str]:
+        """Yield the label of each row that was DONE and was not claimed in this session."""
+        for row, is_claimed in enumerate(self._claimed):
+            if not is_claimed and self.states[row] == DONE:
+                yield self._labels[self._label_of[row]]
+
+
+def key_of(code: bytes, inputs: bytes, dependencies: Sequence[int]) -> bytes:
+    """Return the key of a task from its fingerprints and the rows of what it depends on; empty where one is missing."""
+    if not code or not inputs or NOBODY in dependencies:
+        return b""
+    if not dependencies:
+        return code + inputs
+    count = len(dependencies)
+    return code + inputs + pack(f"<{count}I", *dependencies) + pack("<I", count)
