@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from rhapsody.model.policy import Policy, Retry
     from rhapsody.model.resources import Placement, Resources, Slot
     from rhapsody.model.task import ComputeTask, Task
+    from rhapsody.model.time_left import time_left
     from rhapsody.session.session import Session
 
 __version__ = "0.1.0"
@@ -73,6 +74,7 @@ _HOMES = {
     "TaskFailed": "rhapsody.errors",
     "TaskCanceled": "rhapsody.errors",
     "TaskUnknown": "rhapsody.errors",
+    "time_left": "rhapsody.model.time_left",
 }
 """Where each public name lives; imported when first used, so that workers and `--help` start quickly."""
 
@@ -105,6 +107,7 @@ __all__ = [
     "TaskError",
     "TaskFailed",
     "TaskUnknown",
+    "time_left",
 ]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typing_extensions import override
 
-from rhapsody.abc import Assignment, Backend, EventSink, Listener, Report, RunContext
+from rhapsody.abc import NO_EDGES, Aftermath, Assignment, Backend, EventSink, Listener, Report, RunContext
 from rhapsody.errors import JournalError
 from rhapsody.model.allocation import Allocation, Node, NodeShape
 from rhapsody.model.event import Event, State
@@ -23,7 +23,9 @@ from rhapsody.scheduling.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
+    from rhapsody.abc import Edges, Recalled
     from rhapsody.model.array import ArrayTask
     from rhapsody.model.resources import Placement
     from rhapsody.model.task import Task
@@ -79,6 +81,7 @@ class ScriptedBackend(Backend):
         launches: Every attempt ever launched, in order.
         open: Attempts not yet reported on.
         canceled: What was asked to stop.
+        warned: What was to get a signal.
         violations: What the scheduler did wrong.
         refusal: What `check` raises.
     """
@@ -89,12 +92,17 @@ class ScriptedBackend(Backend):
         self.launches: list[Launch] = []
         self.open: dict[Key, Launch] = {}
         self.canceled: list[Key] = []
+        self.warned: list[Key] = []
         self.violations: list[str] = []
         self.refusal: Exception | None = None
         self.listener: Listener
         self.closed = False
         self.clock = Clock()
         self._launched: set[Key] = set()
+
+    @override
+    async def recover(self, run_dir: Path, session: int) -> Aftermath:
+        return Aftermath(complete=True)
 
     @override
     async def start(self, context: RunContext, listener: Listener) -> None:
@@ -135,6 +143,10 @@ class ScriptedBackend(Backend):
     @override
     def cancel(self, attempts: Sequence[Key]) -> None:
         self.canceled += attempts
+
+    @override
+    def warn(self, attempts: Sequence[Key]) -> None:
+        self.warned += attempts
 
     @override
     async def aclose(self) -> None:
@@ -216,10 +228,16 @@ class MemorySink(EventSink):
         self._pending: list[Event] = []
 
     @override
-    def accepted(self, tasks: Sequence[Task], time_ns: int, *, ready: bool = False) -> None:
+    def accepted(self, tasks: Sequence[Task], time_ns: int, *, edges: Edges = NO_EDGES, ready: bool = False) -> None:
         for state in (State.WAITING, State.READY) if ready else (State.WAITING,):
             for task in tasks:
                 self._note(task, state, time_ns)
+
+    @override
+    def restored(self, recalled: Sequence[tuple[Task, Recalled]], time_ns: int) -> None:
+        for task, known in recalled:
+            for items in [row[0] for row in known.items.done] if known.items else [None]:
+                self._note(task, State.DONE, time_ns, items)
 
     @override
     def entered(self, state: State, tasks: Sequence[Task], times_ns: int | Sequence[int]) -> None:

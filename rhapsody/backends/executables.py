@@ -42,6 +42,8 @@ class _Watch:
 
     def __init__(self, pid: int, control: Control, extra: dict[str, Any]) -> None:
         self._pid = pid
+        self._name = extra["uid"], extra["attempt"]
+        self._passes_warnings_on = extra.get("passes_warnings_on", False)
         self._control = control
         self._grace_s: float = extra["grace_s"]
         timeout_s = extra.get("timeout_s")
@@ -78,7 +80,7 @@ class _Watch:
         for descriptor in ready & self._tails.keys():
             if not self._read(descriptor, self._tails[descriptor]):
                 self._poll.unregister(descriptor)
-        if self._control.connection.fileno() in ready:
+        if self._control.connection.fileno() in ready and self._ended not in ready:  # else orders come too late
             self._obey()
         now = time.monotonic()
         if self._deadline is not None and now >= self._deadline and not self.cause:
@@ -97,6 +99,8 @@ class _Watch:
             while (message := self._control.receive(wait=False)) is not None:
                 if message[0] == "end":
                     self._begin_end(message[1])
+                elif message[0] == "warn" and message[1:] == self._name:  # not one that came too late for another
+                    self._warn()
         except ConnectionError:
             self._end_group(signal.SIGKILL)
             raise
@@ -106,6 +110,15 @@ class _Watch:
             self.cause = cause
             self._kill_at = time.monotonic() + self._grace_s
             self._end_group(signal.SIGTERM)
+
+    def _warn(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if self._passes_warnings_on:
+                # To its ranks, each of which is in a process group of its own. Source: mpirun(1) of Open MPI 4.1 and
+                # 5.0; tried with Open MPI 4.1.4 and MPICH 4.0.2: each rank gets it once.
+                os.kill(self._pid, signal.SIGUSR1)
+            else:
+                os.killpg(self._pid, signal.SIGUSR1)
 
     def _end_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -126,8 +139,9 @@ def run(extra: dict[str, Any], control: Control) -> tuple[int, bytes]:
     """Run an executable to its end; return a record's kind and bytes.
 
     Args:
-        extra: `argv` and `grace_s`; perhaps `cpus`, `env`, `cwd`, `timeout_s`, `name`, `capture` (path without ending).
-        control: Where an order `("end", cause)` may come from.
+        extra: `argv`, `uid`, `attempt` and `grace_s`; perhaps `cpus`, `env`, `cwd`, `timeout_s`, `name`, `capture`
+            (path without ending), `passes_warnings_on` (it is a launcher that sends SIGUSR1 on to what it started).
+        control: Where an order may come from: `("end", cause)`, or `("warn", uid, attempt)` for SIGUSR1.
 
     Raises:
         OSError: The executable could not be started.

@@ -2,7 +2,8 @@
 
 A process of its own, small and single-threaded: a fork of it is safe and takes milliseconds, and it adopts what dead
 workers leave behind. Session and guardian talk over a socket pair that keeps message boundaries; its end is the sign to
-end everything.
+end everything. When that comes unannounced, the session has died, and what the workers have noted (see `notebook`) is
+written down for the one that goes on.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from rhapsody.backends import worker
+from rhapsody.backends.notebook import Notes, write_left
 from rhapsody.backends.processes import adopt_orphans, children, die_with_parent, end_children
 
 STOP_GRACE_S = 2.0
@@ -34,6 +38,7 @@ class Duty(NamedTuple):
         folder: Private folder of the pool, removed at the end.
         log: File that collects what workers print outside of tasks.
         sys_path: Import path of the session.
+        left: File to write what the workers have noted to, should the session die; empty for none.
     """
 
     address: str
@@ -41,6 +46,7 @@ class Duty(NamedTuple):
     folder: str
     log: str
     sys_path: tuple[str, ...]
+    left: str = ""
 
 
 class Guardian:
@@ -51,21 +57,33 @@ class Guardian:
         self._duty = duty
         self._workers: dict[int, int] = {}
         """Worker id of each living worker's process id."""
+        self._notes: dict[int, Notes | None] = {}
+        """What it notes, by the same."""
+        self._buried: deque[Notes | None] = deque()
+        """What dead workers have noted, in the order of their ends, until the session has it all in its journal."""
+        self._settled = 0
+        """How many of them were dropped."""
+        self._was_told_to_end = False
 
     def serve(self) -> None:
         """Do as told until the session is gone, then end everything."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        # Where the session has forked, its child keeps the socket pair open.
+        gone = os.pidfd_open(os.getppid())
+        watched: list[Any] = [self._session, wake_read, gone]
         try:
             while True:
-                watched: list[Any] = [self._session, wake_read]
                 ready, _, _ = select.select(watched, [], [])
                 if wake_read in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(wake_read, 4096)
                     self._bury()
-                if self._session in ready and not self._obey():
+                if self._session in ready:
+                    if not self._obey():
+                        return
+                elif gone in ready:
                     return
         finally:
             self._end_all()
@@ -77,22 +95,39 @@ class Guardian:
             return False
         if not message:
             return False
-        order, worker_id = marshal.loads(message)  # noqa: S302 - the socket pair was inherited, nobody else has it
+        order, *rest = marshal.loads(message)  # noqa: S302 - the socket pair was inherited, nobody else has it
         if order == "start":
+            worker_id, settled = rest
+            self._forget(settled)
             self._start(worker_id)
         elif order == "kill":
-            for pid in [pid for pid, known in self._workers.items() if known == worker_id]:
+            for pid in [pid for pid, known in self._workers.items() if known == rest[0]]:
                 os.kill(pid, signal.SIGKILL)
-        return True
+        elif order == "end":
+            self._was_told_to_end = True
+        return not self._was_told_to_end
+
+    def _forget(self, settled: int) -> None:
+        """Drop the notes of dead workers that the session has in its journal: those of the first so many."""
+        while self._settled < settled:
+            self._settled += 1
+            if (notes := self._buried.popleft()) is not None:
+                notes.close()
 
     def _start(self, worker_id: int) -> None:
         guardian = os.getpid()
+        try:
+            notes = Notes()
+        except OSError as exc:  # the worker can do without
+            notes = None
+            _say(f"worker {worker_id} has nothing to note its results in: {exc}")
         pid = os.fork()
         if pid == 0:
-            self._become_worker(worker_id, guardian)
+            self._become_worker(worker_id, guardian, notes)
         self._workers[pid] = worker_id
+        self._notes[pid] = notes
 
-    def _become_worker(self, worker_id: int, guardian: int) -> NoReturn:
+    def _become_worker(self, worker_id: int, guardian: int, notes: Notes | None) -> NoReturn:
         try:
             die_with_parent()
             if os.getppid() != guardian:
@@ -101,8 +136,11 @@ class Guardian:
             for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_DFL)
             self._session.close()
+            for others in (*self._notes.values(), *self._buried):
+                if others is not None:
+                    others.close()
             os.setsid()
-            worker.run(self._duty.address, self._duty.token, worker_id)
+            worker.run(self._duty.address, self._duty.token, worker_id, None if notes is None else notes.descriptors)
         except BaseException:  # noqa: BLE001 - the last frame of a forked process: nothing may return into the guardian
             sys.stderr = sys.__stderr__  # the worker's own keeps what tasks print; this goes to the log
             sys.excepthook(*sys.exc_info())
@@ -117,6 +155,7 @@ class Guardian:
                 done, status = pid, 0
             if done == pid:
                 worker_id = self._workers.pop(pid)
+                self._buried.append(self._notes.pop(pid))
                 end_children(keep=self._workers.keys())
                 self._tell(worker_id, os.waitstatus_to_exitcode(status))
         if len(children()) > len(self._workers):
@@ -127,12 +166,33 @@ class Guardian:
             self._session.send(marshal.dumps(("exit", worker_id, exit_code)))
 
     def _end_all(self) -> None:
+        for pid, notes in self._notes.items():
+            if notes is not None:
+                notes.say_pool_is_gone()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)  # the session may have halted it
         deadline = time.monotonic() + STOP_GRACE_S
         while self._workers and time.monotonic() < deadline:
             self._bury()
             time.sleep(0.001)
         end_children()
+        if self._duty.left and not self._was_told_to_end:
+            self._write_left(Path(self._duty.left))
         shutil.rmtree(self._duty.folder, ignore_errors=True)
+
+    def _write_left(self, path: Path) -> None:
+        kept = [*self._buried, *self._notes.values()]
+        complete = None not in kept and not children()
+        try:
+            write_left(path, [notes for notes in kept if notes is not None], complete=complete)
+        except OSError as exc:
+            _say(f"the session died, and what its workers had finished could not be written to {path}: {exc}")
+
+
+def _say(text: str) -> None:
+    """Write a line to the log."""
+    sys.stderr.write(f"guardian {os.getpid()}: {text}\n")
+    sys.stderr.flush()
 
 
 def main(descriptor: int) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rhapsody.backends import mpi, mpi_function
+from rhapsody.backends import mpi, mpi_function, salvage
 from rhapsody.backends.campaign_module import FILE_VARIABLE
 from rhapsody.backends.member import Chunk, Lane
 from rhapsody.backends.packing import Packer, dump_function, pickle_arguments, unpackable, value_of
@@ -24,7 +24,7 @@ from rhapsody.model.task import ComputeTask
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rhapsody.abc import Assignment, Listener, Report, RunContext
+    from rhapsody.abc import Aftermath, Assignment, Listener, Report, RunContext
     from rhapsody.model.allocation import Node
     from rhapsody.model.resources import Placement
     from rhapsody.model.task import Task
@@ -50,6 +50,10 @@ class LocalBackend:
         self._campaign_file = ""
         self._started = False
 
+    async def recover(self, run_dir: Path, session: int) -> Aftermath:
+        """Clear away what a session that died has left; see `Backend.recover`."""
+        return await salvage.recover(run_dir, session)
+
     async def start(self, context: RunContext, listener: Listener) -> None:
         """Start the process that starts workers; see `Backend.start`."""
         if len(context.allocation.nodes) > 1:
@@ -70,10 +74,17 @@ class LocalBackend:
             sys_path=self._sys_path,
             campaign_file=self._campaign_file,
         )
-        self._pool = Pool(GuardianStarter(), settings, listener.hear, listener.broken)
+        starter = GuardianStarter(salvage.left_path(context.run_dir, context.session, self._node.name))
+        self._pool = Pool(starter, settings, listener.hear, listener.broken)
         self._packer = Packer(self._pool.define, self._pool.forget, logs, GRACE_S)
         await self._pool.start()
         self._started = True
+        try:
+            deployed = salvage.Deployed.here(starter.guardian, self._pool.folder, starter.mark)
+            salvage.write_record(salvage.record_path(context.run_dir, context.session), deployed)
+        except BaseException:
+            await self._pool.aclose()
+            raise
 
     def check(self, task: Task) -> None:
         """Refuse executables that do not exist and MPI without a launcher; see `Backend.check`."""
@@ -116,10 +127,15 @@ class LocalBackend:
         """Stop attempts; see `Backend.cancel`."""
         self._pool.cancel(attempts)
 
+    def warn(self, attempts: Sequence[tuple[int, int]]) -> None:
+        """Send SIGUSR1 to executables; see `Backend.warn`."""
+        self._pool.warn(attempts)
+
     async def aclose(self) -> None:
         """End every worker; see `Backend.aclose`."""
         if self._started:
             await self._pool.aclose()
+            salvage.record_path(self._context.run_dir, self._context.session).unlink(missing_ok=True)
 
     def _lane_of(self, placement: Placement) -> tuple[Lane, list[int] | None]:
         """Return the lane of a placement's first slot, and the CPUs to bind to where the lane's own do not do."""
@@ -185,6 +201,7 @@ class LocalBackend:
             "argv": mpi.command(found, program, slots, variable),
             "env": {**mpi.environment(found, folder, yielding=sharing), **env},
             "folder": str(folder),
+            "passes_warnings_on": True,
         }
 
     def _payload_of(self, task: ComputeTask) -> bytes:

@@ -161,11 +161,21 @@ class Member:
         return int(self._words[wire.STARTED])
 
     def take(self, chunk: Chunk) -> bytes:
-        """Note a chunk as sent; return the message to send."""
-        first = self._next
+        """Note a chunk as sent; return the message to send.
+
+        What was read of this worker before must be in the journal: it may forget that now.
+        """
+        settled = self._segments[0].first + self._segments[0].next - 1 if self._segments else self._next - 1
+        first, attempts = self._next, chunk.attempts
         self._segments.append(_Segment(first, chunk))
         self._next += len(chunk.numbers)
-        return wire.frame(("run", first, chunk.numbers, chunk.function_ids, chunk.payloads, chunk.extras))
+        all_equal = attempts.count(attempts[0]) == len(attempts)
+        heads = marshal.dumps((chunk.numbers, attempts[0] if all_equal else attempts, chunk.items))
+        return wire.frame(("run", first, settled, heads, chunk.function_ids, chunk.payloads, chunk.extras))
+
+    def recall(self, sequence: int, number: int, attempt: int, items: tuple[int, int] | None) -> None:
+        """Expect the result of a task that somebody else had sent to the worker."""
+        self._segments.append(_Segment(sequence, Chunk([number], [attempt], [], [], None, items)))
 
     def in_flight(self) -> Iterator[InFlight]:
         """Yield what was sent and not reported on, in order."""
@@ -229,7 +239,8 @@ class Member:
                 if kind == wire.ITEMS:
                     continue
             else:
-                reports.append(_decode((number, attempt, started, ended), kind, bytes(source[begin:offset])))
+                report = _decode((number, attempt, started, ended), kind, bytes(source[begin:offset]))
+                reports.append(report if segment.items is None else report._replace(items=segment.items))
             segment.next = index + 1
         while segments and segments[0].next >= len(segments[0].numbers):
             segments.popleft()
@@ -288,7 +299,7 @@ class Member:
         open_tasks = list(self.in_flight())
         item = int(self._words[wire.ITEM]) if self._words else 0
         self._segments.clear()
-        return open_tasks, self.current, item
+        return open_tasks, self.current, 0 if item == wire.NONE_YET else item
 
     def close(self) -> None:
         """Let go of connection and page."""

@@ -18,23 +18,23 @@ import secrets
 import shutil
 import socket
 import struct
-import tempfile
 import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rhapsody.abc import Report
 from rhapsody.backends import verdicts, wire
 from rhapsody.backends.guardian import Duty
 from rhapsody.backends.member import Chunk, InFlight, Lane, Member
+from rhapsody.backends.pool_folder import make_pool_folder
 from rhapsody.backends.processes import describe_exit
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from pathlib import Path
 
     from rhapsody.backends.starter import Starter
 
@@ -44,8 +44,6 @@ CONNECT_LIMIT_S = 60.0
 STARTS_IN_A_ROW = 3
 """Workers of a lane that may die before they connect until its tasks fail."""
 _LISTEN_BACKLOG = 512
-_SOCKET_PATH_BYTES = 107
-"""A longer TMPDIR cannot hold a Unix socket. Source: unix(7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ class Pool:
             BackendError: Workers cannot be started.
         """
         self._loop = asyncio.get_running_loop()
-        self._folder = _private_folder()
+        self._folder = make_pool_folder()
         try:
             self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
             self._listener.bind(str(self._folder / "pool"))
@@ -172,6 +170,14 @@ class Pool:
             if marked:
                 member.canceled |= marked
                 self._stop_canceled(member)
+
+    def warn(self, attempts: Collection[tuple[int, int]]) -> None:
+        """Have workers send SIGUSR1 to the executables that they run, given as `(number, attempt)`."""
+        wanted = set(attempts)
+        for member in self._members.values():
+            for task in member.in_flight():
+                if (task.number, task.attempt) in wanted and "argv" in task.extra:
+                    self._send(member, wire.frame(("warn", task.extra["uid"], task.attempt)))
 
     async def aclose(self) -> None:
         """End every worker; nothing of the pool is left afterwards. May be called again."""
@@ -488,11 +494,3 @@ class Pool:
             self._loop.remove_reader(self._listener)
             self._listener.close()
             self._listener = None
-
-
-def _private_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="rhapsody-"))
-    if len(os.fsencode(folder / "pool")) > _SOCKET_PATH_BYTES:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="rhapsody-", dir="/tmp"))
-    return folder

@@ -70,13 +70,32 @@ def end_children(keep: Collection[int] = (), *, limit_s: float = 5.0) -> None:
             _reap(pid, deadline)
 
 
-def end_marked(variable: str, value: str) -> None:
-    """Kill every process that was started with a variable of this value, whoever its parent is by now."""
+def end_marked(variable: str, value: str) -> int:
+    """Kill every process that was started with a variable of this value, whoever its parent is by now.
+
+    Returns:
+        How many there were.
+    """
     mark = f"{variable}={value}".encode()
+    found = 0
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or is somebody else's
             if mark in (folder / "environ").read_bytes().split(b"\0"):
                 os.kill(int(folder.name), signal.SIGKILL)
+                found += 1
+    return found
+
+
+def started_at(pid: int) -> int | None:
+    """Return when a process was started, in clock ticks since boot; None when it has ended.
+
+    Source: proc_pid_stat(5), fields 3 and 22.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def _reap(pid: int, deadline: float) -> None:

@@ -60,9 +60,16 @@ class Starter(Protocol):
 
 
 class GuardianStarter:
-    """Starts workers by fork from a guardian process of its own."""
+    """Starts workers by fork from a guardian process of its own.
 
-    def __init__(self) -> None:
+    Args:
+        left: File that the guardian writes what workers have noted to, should this process die; None for none.
+    """
+
+    def __init__(self, left: Path | None = None) -> None:
+        self._left = left
+        self._buried = 0
+        """Workers whose end was told, and settled by whoever listens."""
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._on_exit: Callable[[int, int], None] = lambda _worker, _code: None
@@ -85,26 +92,40 @@ class GuardianStarter:
             except OSError as exc:
                 ours.close()
                 raise BackendError(f"the process that starts workers did not start: {exc}") from exc
-        ours.send(marshal.dumps(tuple(duty)))
+        ours.send(marshal.dumps(tuple(duty._replace(left=str(self._left or "")))))
         ours.setblocking(False)  # noqa: FBT003 - positional only
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours, self._read)
 
+    @property
+    def guardian(self) -> int:
+        """The guardian's process id, once it was started; 0 before and afterwards."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def mark(self) -> tuple[str, str]:
+        """Variable, and its value, that everything which descends from the guardian was started with."""
+        return _MARK, self._mark
+
     def start(self, worker_id: int) -> None:
-        """Start a worker; see `Starter.start`."""
-        self._order("start", worker_id)
+        """Start a worker; see `Starter.start`.
+
+        Workers are started for launches, and nothing is launched before the journal has all that was heard: so the
+        guardian may now forget what the workers had noted whose end was told before.
+        """
+        self._order("start", worker_id, self._buried)
 
     def kill(self, worker_id: int) -> None:
         """End a worker; see `Starter.kill`."""
         self._order("kill", worker_id)
 
-    def _order(self, order: str, worker_id: int) -> None:
+    def _order(self, order: str, *numbers: int) -> None:
         if self._socket is None:
             return
         try:
-            self._socket.send(marshal.dumps((order, worker_id)))
+            self._socket.send(marshal.dumps((order, *numbers)))
         except BlockingIOError:  # hundreds of orders are queued already
-            asyncio.get_running_loop().call_later(0.01, self._order, order, worker_id)
+            asyncio.get_running_loop().call_later(0.01, self._order, order, *numbers)
         except OSError:
             self._lose()
 
@@ -121,6 +142,7 @@ class GuardianStarter:
                 return
             _, worker_id, code = marshal.loads(message)  # noqa: S302 - the other end of our own socket pair
             self._on_exit(worker_id, code)
+            self._buried += 1
 
     def _lose(self) -> None:
         self._hang_up()
@@ -140,6 +162,9 @@ class GuardianStarter:
 
     async def aclose(self) -> None:
         """Let the guardian end everything, and wait for it; see `Starter.aclose`."""
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # unannounced, it writes down more than anybody will ask for
+                self._socket.send(marshal.dumps(("end",)))
         self._hang_up()  # its sign to end everything: it does so even if this call is cancelled now
         process, self._process = self._process, None
         if process is not None and process.poll() is None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import mmap
 
 PAGE_BYTES = 1 << 18
-OUTBOX = 64
+OUTBOX = 128
 """Offset of the outbox in the page; eight-byte words come before it."""
 
 # Words of the page, each written by one side only.
@@ -26,13 +26,24 @@ CURRENT = 0
 STARTED = 1
 """Worker: when that was, nanoseconds on the session's clock."""
 SKIP_FROM = 2
-"""Pool, while the worker is stopped: first sequence number that was called back."""
+"""Pool, while the worker is stopped: first sequence number that was called back; see `GONE`."""
 SKIP_UNTIL = 3
-"""Pool, while the worker is stopped: end of the range that was called back."""
+"""Pool, while the worker is stopped: end of the range that was called back; see `GONE`."""
 COMMITTED = 4
 """Worker: bytes of the outbox that hold finished records."""
 ITEM = 5
-"""Worker: index of the array item being run."""
+"""Worker: index of the array item being run; `NONE_YET` outside of arrays and before the first one."""
+GONE = 6
+"""Not 0 once the pool is gone; whoever learns of it, guardian or worker, then lets everything be skipped."""
+NOTED = 7
+"""Worker: bytes of the notebook's first buffer that are valid; the next word: of the second one."""
+SKIPPED = 9
+"""Worker: sequence number of the task that it skipped last."""
+UNNOTED = 10
+"""Worker: not 0 once its notebook could not be written."""
+
+NONE_YET = (1 << 64) - 1
+"""In a word: no number that is used."""
 
 RECORD = struct.Struct("<QqqIB3x")
 """Head of a record: sequence number, started_ns, ended_ns, bytes that follow, kind."""
@@ -66,6 +77,10 @@ LONG_BYTES = 1 << 16
 
 VALUE_LIMIT_BYTES = 128 << 20
 """Largest pickled argument or result that goes through the session; more belongs into a file or a data store."""
+
+
+class PoolGoneError(ConnectionError):
+    """The pool is gone: what was being run for it has no outcome."""
 
 
 def page_words(page: mmap.mmap) -> memoryview:

@@ -22,12 +22,15 @@ import cloudpickle
 
 from rhapsody.backends import executables, mpi_function, wire
 from rhapsody.backends.campaign_module import CampaignFinder
+from rhapsody.backends.notebook import Notebook
 from rhapsody.backends.processes import adopt_orphans
 from rhapsody.backends.results import encode_failure, encode_value, pickle_value
 from rhapsody.backends.tail import TailWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rhapsody.backends.notebook import Descriptors
 
 FLUSH_NS = 1_000_000
 """Results wait in the outbox at most so long while further tasks of the chunk run."""
@@ -42,12 +45,20 @@ _forked: list[bool] = []
 
 
 class Worker:
-    """One connection to a pool, and the loop that runs what it sends."""
+    """One connection to a pool, and the loop that runs what it sends.
 
-    def __init__(self, connection: socket.socket, page: mmap.mmap) -> None:
+    Args:
+        connection: To the pool.
+        page: Shared with it.
+        buffers: Descriptors of a notebook, if whoever started the worker keeps one.
+    """
+
+    def __init__(self, connection: socket.socket, page: mmap.mmap, buffers: tuple[int, int] | None = None) -> None:
         self._connection = connection
         self._page = page
         self._words = wire.page_words(page)
+        self._words[wire.ITEM] = wire.NONE_YET
+        self._notebook = None if buffers is None else Notebook(buffers, self._words)
         self._end = wire.OUTBOX
         """Where the next record goes in the page."""
         self._flushed_ns = 0
@@ -77,7 +88,7 @@ class Worker:
         """Return the pool's next message; None when the pool is gone, or nothing is there and we may not wait.
 
         Raises:
-            ConnectionError: The pool is gone, while not waiting.
+            PoolGoneError: The pool is gone, while not waiting.
         """
         head = wire.FRAME.size
         inbox = self._inbox
@@ -92,10 +103,12 @@ class Worker:
                 data = self._connection.recv(1 << 18, 0 if wait else socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return None
+            except ConnectionError:
+                data = b""
             if not data:
                 if wait:
                     return None
-                raise ConnectionError("the pool is gone")
+                raise wire.PoolGoneError("the pool is gone")
             inbox += data
 
     def _settle_in(self, welcome: _Extra) -> None:
@@ -112,12 +125,16 @@ class Worker:
     def _run_chunk(
         self,
         first: int,
-        numbers: list[int],
+        settled: int,
+        heads: bytes,
         function_ids: list[int],
         payloads: list[Any],
         extras: list[_Extra | None] | None,
     ) -> None:
         """Run a chunk's tasks in order; the hot path."""
+        numbers: list[int] = marshal.loads(heads)[0]  # noqa: S302 - the pool gave the token
+        if self._notebook is not None:
+            self._notebook.begin(first, len(numbers), heads, settled)
         words, functions, environ, forked = self._words, self._functions, os.environb, _forked
         now, offset, post, out, err = time.monotonic_ns, self._clock_offset_ns, self._post, self._out, self._err
         started_word, current_word, skip_from, skip_until = wire.STARTED, wire.CURRENT, wire.SKIP_FROM, wire.SKIP_UNTIL
@@ -130,6 +147,7 @@ class Worker:
             # Before the look at the skipped range: what the pool sees here, it counts as started.
             words[current_word] = sequence
             if words[skip_from] <= sequence < words[skip_until]:
+                words[wire.SKIPPED] = sequence
                 continue
             if extra is not None or function_id not in functions or type(payload) is not tuple:
                 self._run_one(sequence, number, function_id, payload, extra)
@@ -162,10 +180,12 @@ class Worker:
             os.environ["RHAPSODY_ATTEMPT"] = str(extra["attempt"])
         try:
             kind, data = self._outcome_of(sequence, function_id, payload, extra)
-        except executables.LaunchError as exc:
-            kind, data = encode_failure(exc, cause="launch")
+        except wire.PoolGoneError:
+            raise
         except BaseException as exc:  # noqa: BLE001 - the user's function and its surroundings
-            kind, data = encode_failure(exc)
+            kind, data = encode_failure(
+                exc, cause="launch" if isinstance(exc, executables.LaunchError) else "exception"
+            )
         ended = time.monotonic_ns() + self._clock_offset_ns
         if _forked:
             os._exit(0)
@@ -174,6 +194,7 @@ class Worker:
         elif self._out.printed or self._err.printed:
             kind, data = self._with_output(kind, data)
         self._post(sequence, started, ended, kind, data)
+        self._words[wire.ITEM] = wire.NONE_YET
         os.environ["RHAPSODY_ATTEMPT"] = "1"
         if ended - self._flushed_ns > FLUSH_NS:
             self._flush(ended)
@@ -225,6 +246,8 @@ class Worker:
                     self._post(sequence, began, stamp + offset, wire.ITEMS, data)
                     if stamp + offset - self._flushed_ns > FLUSH_NS:
                         self._flush(stamp + offset)
+                    if words[wire.GONE]:
+                        raise wire.PoolGoneError("the pool is gone")
                     posted, last_ns = index + 1, stamp
                     values, failed = [], {}
         return wire.LAST_ITEMS, self._encode_items(posted, values, failed)
@@ -265,8 +288,7 @@ class Worker:
             begin = wire.OUTBOX
             end = begin + _HEAD + len(data)
             if end > wire.PAGE_BYTES:
-                self._connection.sendall(_RECORD.pack(sequence, started, ended, len(data), kind))
-                self._connection.sendall(data)
+                self._send(_RECORD.pack(sequence, started, ended, len(data), kind), data)
                 return
         _pack_into(self._page, begin, sequence, started, ended, len(data), kind)
         if data:
@@ -279,10 +301,23 @@ class Worker:
         self._flushed_ns = now_ns
         if self._end == wire.OUTBOX:
             return
-        with memoryview(self._page) as view:
-            self._connection.sendall(view[wire.OUTBOX : self._end])
+        with memoryview(self._page) as view, view[wire.OUTBOX : self._end] as records:
+            self._send(records)
         self._words[wire.COMMITTED] = 0
         self._end = wire.OUTBOX
+
+    def _send(self, *records: bytes | memoryview) -> None:
+        """Note records and send them; when the pool is gone, nothing more is started."""
+        if self._notebook is not None:
+            self._notebook.add(*records)
+        try:
+            for record in records:
+                self._connection.sendall(record)
+        except ConnectionError:
+            words = self._words
+            words[wire.GONE] = 1
+            words[wire.SKIP_UNTIL] = wire.NONE_YET
+            words[wire.SKIP_FROM] = 0
 
     @property
     def connection(self) -> socket.socket:
@@ -298,25 +333,29 @@ def _with_text(kind: int, data: bytes, out: str, err: str) -> tuple[int, bytes]:
     return wire.RICH, marshal.dumps(rich)
 
 
-def run(address: str, token: bytes, worker_id: int) -> None:
+def run(address: str, token: bytes, worker_id: int, memory: Descriptors | None = None) -> None:
     """Be a worker of the pool at an address until it says stop or goes away.
 
     Args:
         address: Path of the pool's Unix socket.
         token: Shown to the pool.
         worker_id: The pool's name for this worker.
+        memory: Page and notebook that whoever started it keeps; without one it makes a page, and notes nothing.
     """
     adopt_orphans()
     os.register_at_fork(after_in_child=lambda: _forked.append(True))
     gc.freeze()
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(address)
-    descriptor = os.memfd_create("rhapsody-page", os.MFD_CLOEXEC)
-    os.ftruncate(descriptor, wire.PAGE_BYTES)
+    if memory is None:
+        descriptor = os.memfd_create("rhapsody-page", os.MFD_CLOEXEC)
+        os.ftruncate(descriptor, wire.PAGE_BYTES)
+    else:
+        descriptor = memory.page
     page = mmap.mmap(descriptor, wire.PAGE_BYTES)
     socket.send_fds(connection, [wire.HELLO.pack(token, os.getpid(), worker_id)], [descriptor])
     os.close(descriptor)
     with contextlib.suppress(ConnectionError):  # the pool is gone: so are we
-        Worker(connection, page).serve()
+        Worker(connection, page, None if memory is None else memory.buffers).serve()
     connection.close()
     atexit._run_exitfuncs()  # noqa: SLF001 - a forked process leaves by os._exit, which skips them

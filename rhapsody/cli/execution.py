@@ -13,7 +13,8 @@ import click
 
 from rhapsody.cli import summary
 from rhapsody.cli.campaign import load_campaign
-from rhapsody.cli.faults import OTHER_ERROR, exit_code_of, explain
+from rhapsody.cli.faults import OTHER_ERROR, OUT_OF_TIME, exit_code_of, explain
+from rhapsody.cli.order import Order, RunOptions, order_for
 from rhapsody.cli.progress import progress_for
 from rhapsody.errors import RhapsodyError, SessionClosedError, TaskCanceled
 from rhapsody.model.policy import Policy
@@ -42,6 +43,7 @@ class Outcome:
         opened: Whether the session came up, so that there is a run folder.
         error: What left the campaign; None if it returned, and for what only follows from an interruption.
         interrupted: Whether Ctrl-C or SIGTERM was heard.
+        cut_short: Whether the campaign ended because time ran out.
         wall_s: Seconds from before the session opened until it was closed.
     """
 
@@ -49,6 +51,7 @@ class Outcome:
     opened: bool = False
     error: BaseException | None = None
     interrupted: bool = False
+    cut_short: bool = False
     wall_s: float = 0.0
 
     @property
@@ -59,50 +62,58 @@ class Outcome:
             return code if isinstance(code, int) else OTHER_ERROR
         if self.error is not None:
             return exit_code_of(self.error)
+        if self.not_finished:
+            return OUT_OF_TIME
         return OTHER_ERROR if self.interrupted or self.session.unseen_failures else 0
 
-
-@dataclass(frozen=True)
-class RunOptions:
-    """The options of `rhapsody run`, named as click passes them; None where not given."""
-
-    cores: int | None
-    gpus: int | None
-    backend: str | None
-    name: str | None
-    placement: str | None
-    runs: Path | None
-    no_journal: bool
-    quiet: bool
-    as_json: bool
+    @property
+    def not_finished(self) -> bool:
+        """Whether something was left undone because time ran out, and for no other reason."""
+        return self.error is None and not self.interrupted and (self.cut_short or self.session.left_undone > 0)
 
 
-def run_campaign(path: Path, args: Sequence[str], options: RunOptions) -> int:
-    """Run a campaign file, tell the user how it goes and ended, and return the command's exit code."""
-    file = path.resolve()
+def run_campaign(path: Path | None, args: Sequence[str], options: RunOptions) -> int:
+    """Run a campaign file, tell the user how it goes and ended, and return the command's exit code.
+
+    Args:
+        path: The file; None for that of the run which is resumed.
+        args: Passed to the campaign.
+        options: Of the command.
+    """
     campaign_prints_to = redirect_stdout(sys.stderr) if options.as_json else nullcontext()
+    file = path
     try:
-        with campaign_prints_to, progress_for(path.name, quiet=options.quiet) as progress:
-            campaign = load_campaign(path)
-            session = _session_for(file, options, progress)
-            outcome = asyncio.run(execute(campaign, args, session, progress))
+        order = order_for(path, args, options)
+        file = order.file.resolve()
+        with campaign_prints_to, progress_for(file.name, quiet=options.quiet) as progress:
+            campaign = load_campaign(order.file)
+            session = _session_for(order, progress)
+            outcome = asyncio.run(execute(campaign, order.args, session, progress))
     except RhapsodyError as exc:
         click.echo(f"Error: {explain(exc, file)}", err=True)
         return exit_code_of(exc)
+    if outcome.opened:
+        session.note(exit_code=outcome.exit_code, interrupted=outcome.interrupted)
     _tell(outcome, file, options)
     return outcome.exit_code
 
 
-def _session_for(file: Path, options: RunOptions, progress: Progress) -> Session:
+def _session_for(order: Order, progress: Progress) -> Session:
+    options = order.options
     return Session(
         backend=options.backend,
         cores=options.cores,
         gpus=options.gpus,
         policy=Policy(placement=options.placement),
-        name=options.name or file.stem,
+        name=options.name or order.file.stem,
         runs=options.runs,
         journal=not options.no_journal,
         notify=progress.say,
+        walltime_s=options.walltime,
+        drain_s=options.drain,
+        resume=order.run_dir,
+        rerun_unknown=options.rerun_unknown,
+        facts={"campaign": str(order.file.absolute()), "args": list(order.args), "options": options.kept()},
     )
 
 
@@ -115,7 +126,7 @@ def _tell(outcome: Outcome, file: Path, options: RunOptions) -> None:
     elif outcome.opened and not options.quiet:
         click.echo(summary.table(outcome), err=True)
     if verdict := summary.verdict(outcome):
-        click.echo(f"Error: {verdict}", err=True)
+        click.echo(verdict if outcome.not_finished else f"Error: {verdict}", err=True)
 
 
 async def execute(campaign: Campaign, args: Sequence[str], session: Session, progress: Progress) -> Outcome:
@@ -136,15 +147,22 @@ async def execute(campaign: Campaign, args: Sequence[str], session: Session, pro
         if not outcome.opened and caller is not None:
             caller.cancel()  # an open session hears the signal itself
 
+    def ran_out() -> None:
+        if not outcome.opened and caller is not None:
+            outcome.cut_short = True
+            caller.cancel()
+
     try:
-        with Interrupts(on_drain=interrupted, on_stop=interrupted), progress.watching(session):
+        with Interrupts(interrupted, interrupted, ran_out), progress.watching(session):
             async with session:
                 outcome.opened = True
                 progress.remark(_opening_line(session))
                 await _call(campaign, args, outcome)
     except BaseException as exc:  # noqa: BLE001 - a campaign may raise anything; the command says it and ends
         outcome.interrupted |= isinstance(exc, KeyboardInterrupt)  # it broke into a blocked loop
-        if not (_is_clean_exit(exc) or (outcome.interrupted and _is_nothing_but(_INTERRUPTED, exc))):
+        follows = _is_nothing_but(_INTERRUPTED, exc)
+        outcome.cut_short |= session.out_of_time and follows
+        if not (_is_clean_exit(exc) or ((outcome.interrupted or outcome.cut_short) and follows)):
             outcome.error = exc
     outcome.wall_s = time.monotonic() - began
     return outcome
@@ -155,8 +173,9 @@ async def _call(campaign: Campaign, args: Sequence[str], outcome: Outcome) -> No
     try:
         await campaign(outcome.session, list(args))
     except Exception as exc:
-        if not (outcome.interrupted and _is_nothing_but(_DRAINED, exc)):
+        if not ((outcome.interrupted or outcome.session.out_of_time) and _is_nothing_but(_DRAINED, exc)):
             raise
+        outcome.cut_short = outcome.session.out_of_time
 
 
 def _opening_line(session: Session) -> str:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 INPUT_ERROR = 2
 OTHER_ERROR = 1
+OUT_OF_TIME = 75
+"""Try again later: EX_TEMPFAIL of sysexits.h, which batch scripts test for."""
 
 _NOT_THE_USERS = (f"{Path(rhapsody.__file__).parent}/", f"{sysconfig.get_path('stdlib')}/", "<frozen ")
 _INSTALLED = ("/site-packages/", "/dist-packages/")

@@ -5,7 +5,12 @@ from __future__ import annotations
 import click
 
 from rhapsody.cli.bench import bench
+from rhapsody.cli.cancel import cancel
+from rhapsody.cli.list_runs import list_command
+from rhapsody.cli.logs import logs
+from rhapsody.cli.report import report
 from rhapsody.cli.run import run
+from rhapsody.cli.status import status
 
 
 @click.group(
@@ -21,4 +26,9 @@ def main() -> None:
 
 
 main.add_command(run)
+main.add_command(status)
+main.add_command(list_command)
+main.add_command(logs)
+main.add_command(report)
+main.add_command(cancel)
 main.add_command(bench)

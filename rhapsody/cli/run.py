@@ -13,6 +13,8 @@ Examples:
   rhapsody run campaign.py --cores 8
   rhapsody run campaign.py --cores 8 -- --ligands 500 --seed 7
   rhapsody run campaign.py --json > summary.json
+  rhapsody run --resume runs/campaign-20261121-120000-1a2b
+  rhapsody run campaign.py --walltime 2h; test $? -eq 75 && sbatch again.sh
 
 \b
 A campaign file, in full:
@@ -28,15 +30,26 @@ A campaign file, in full:
 
 \b
 Exit codes: 0 all went well; 1 a task failed and the campaign did not look at
-it, or the campaign raised, or it was interrupted; 2 the input is wrong.
+it, or the campaign raised, or it was interrupted; 2 the input is wrong; 75 the
+time was over before all was done: resume it.
 """
+
+
+def _seconds(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+    from rhapsody.errors import SpecError  # noqa: PLC0415 - keeps `--help` quick
+    from rhapsody.session.deadline import parse_walltime  # noqa: PLC0415
+
+    try:
+        return None if text is None else parse_walltime(text)
+    except SpecError as exc:
+        raise click.BadParameter(str(exc)) from exc
 
 
 @click.command(
     context_settings={"ignore_unknown_options": True, "show_default": True, "help_option_names": ["--help"]},
     epilog=_EPILOG,
 )
-@click.argument("campaign", type=click.Path(path_type=Path))
+@click.argument("campaign", type=click.Path(path_type=Path), required=False)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @click.option(
     "--cores",
@@ -75,6 +88,29 @@ it, or the campaign raised, or it was interrupted; 2 the input is wrong.
     show_envvar=True,
     help="Folder that gets the run folder; ./runs, unless given.",
 )
+@click.option(
+    "--walltime",
+    metavar="TIME",
+    callback=_seconds,
+    help="Time until the allocation ends, like 2h, 1h30m or 1:30:00; what the batch system says, unless it is later.",
+)
+@click.option(
+    "--drain",
+    metavar="TIME",
+    callback=_seconds,
+    help="Time before that end from which on nothing new starts; 60 s, or a tenth of the whole if less, unless given.",
+)
+@click.option(
+    "--resume",
+    metavar="TARGET",
+    help="Go on with a run: its folder or uid. What is DONE is not run again, and keeps its value; file, arguments and"
+    " options are those of that run, unless given.",
+)
+@click.option(
+    "--rerun-unknown",
+    is_flag=True,
+    help="With --resume: run again what may have run when the run died, too; else it ends UNKNOWN.",
+)
 @click.option("--no-journal", is_flag=True, help="Do not record what happened; such a run cannot be looked at later.")
 @click.option("--quiet", is_flag=True, help="Show no progress and no summary, only what went wrong.")
 @click.option(
@@ -84,17 +120,21 @@ it, or the campaign raised, or it was interrupted; 2 the input is wrong.
     help="Print the summary as JSON on standard output; what the campaign prints there goes to standard error.",
 )
 @click.pass_context
-def run(context: click.Context, /, campaign: Path, args: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
+def run(context: click.Context, /, campaign: Path | None, args: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
     """Run a campaign on this machine, and show how far it is.
 
     CAMPAIGN is a Python file with `async def campaign(session, args)`. ARGS are passed to it as a list of texts: all
     that follows the file and is no option of this command, and everything after `--`.
 
-    Ctrl-C lets running tasks end and starts no more; Ctrl-C again, or SIGTERM, stops them.
+    Ctrl-C lets running tasks end and starts no more; Ctrl-C again, or SIGTERM, stops them. SIGUSR1 says that the
+    allocation ends soon: running tasks may end, and no more are started.
     """
-    from rhapsody.cli.execution import RunOptions, run_campaign  # noqa: PLC0415 - keeps `--help` quick
+    from rhapsody.cli.execution import run_campaign  # noqa: PLC0415 - keeps `--help` quick
+    from rhapsody.cli.order import RunOptions  # noqa: PLC0415
 
-    _refuse_unknown_option(context, str(campaign))
+    if campaign is None and options["resume"] is None:
+        raise click.UsageError("Missing argument 'CAMPAIGN'.", ctx=context)
+    _refuse_unknown_option(context, str(campaign or ""))
     _point_out_typos(context, args)
     context.exit(run_campaign(campaign, args, RunOptions(**options)))
 

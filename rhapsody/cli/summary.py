@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,14 +11,17 @@ import click
 from rhapsody.cli.faults import explain
 from rhapsody.cli.progress import COLOURS
 from rhapsody.model.event import State
+from rhapsody.session.deadline import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from rhapsody.cli.execution import Outcome
+    from rhapsody.telemetry.past import Tally
 
 _EXAMPLE_LIMIT = 300
+_NAMES_SHOWN = 3
 
 
 def error_text(outcome: Outcome, file: Path) -> str:
@@ -34,11 +38,24 @@ def verdict(outcome: Outcome) -> str:
         return ""
     if outcome.interrupted:
         return "interrupted"
+    if outcome.not_finished:
+        return _not_finished(outcome)
     unseen = outcome.session.unseen_failures
     if not unseen:
         return ""
     tasks = "1 task" if unseen == 1 else f"{unseen} tasks"
     return f"{tasks} failed and the campaign never looked: await them, or read their `exception`"
+
+
+def _not_finished(outcome: Outcome) -> str:
+    """Return what is left, and how to go on with it."""
+    if not outcome.opened:
+        return "not finished: time ran out before the session was open; start it again"
+    left, run_dir = outcome.session.left_undone, outcome.session.run_dir
+    tasks = "1 task is left" if left == 1 else f"{left} tasks are left" if left else "the campaign was stopped"
+    if not (run_dir / "journal").exists():
+        return f"not finished: {tasks}; with --no-journal it cannot be gone on with, start it again"
+    return f"not finished: {tasks}; go on with: rhapsody run --resume {run_dir}"
 
 
 def table(outcome: Outcome) -> str:
@@ -50,7 +67,22 @@ def table(outcome: Outcome) -> str:
         f"wall time   {duration(outcome.wall_s)}",
         f"run folder  {session.run_dir}",
     ]
+    if session.resumed is not None:
+        lines.append(f"resumed     {_comparison(session.resumed)}")
     return "\n".join([*lines, *_failure_lines(outcome)])
+
+
+def _comparison(tally: Tally) -> str:
+    """Return how the tasks compare with those of earlier sessions."""
+    parts = [f"{tally.restored} not run again"]
+    if tally.changed:
+        names = sorted(set(tally.changed))
+        shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
+        parts.append(f"{len(tally.changed)} with other code or inputs than before ({shown})")
+    parts += [f"{tally.repeated} run once more"] if tally.repeated else []
+    parts += [f"{tally.unknown} UNKNOWN, since they may have run"] if tally.unknown else []
+    parts += [f"{len(tally.unreadable)} without their value"] if tally.unreadable else []
+    return ", ".join(parts)
 
 
 def _failure_lines(outcome: Outcome) -> Iterator[str]:
@@ -81,23 +113,17 @@ def as_json(outcome: Outcome, error: str) -> str:
         "oversubscribed": session.allocation.oversubscribed,
         "wall_s": round(outcome.wall_s, 3),
         "interrupted": outcome.interrupted,
+        "out_of_time": outcome.session.out_of_time,
         "exit_code": outcome.exit_code,
         "error": error or verdict(outcome) or None,
     }
+    if session.resumed is not None:
+        run["resumed"] = asdict(session.resumed)
     failures = [
         {"cause": cause, "count": group.count, "example": group.example, "example_uid": group.example_uid}
         for cause, group in session.failures.items()
     ]
     return json.dumps({"schema": 1, "run": run, "tasks": session.counts, "failures": failures})
-
-
-def duration(seconds: float) -> str:
-    """Render a duration in the two units that matter."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
 def _colour(name: str) -> str | None:

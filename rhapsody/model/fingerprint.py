@@ -8,6 +8,7 @@ process for what is equal there: sets are sorted, and an object is what `pickle`
 from __future__ import annotations
 
 import marshal
+import pickle
 from collections import OrderedDict
 from contextlib import suppress
 from functools import partial
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 DIGEST_BYTES = 16
 SHORT_BYTES = 64
 """Marshalled arguments up to this length are their own fingerprint."""
-_LONG_ITEMS = 10_000
-"""Items of an array task above which they are pickled at once: quicker, but sets in them spoil the fingerprint."""
+_LONG = 10_000
+"""Lists and dicts of more are pickled at once: quicker, but sets in them spoil the fingerprint."""
 _FUNCTIONS_KEPT = 4096
 MARSHAL = 2
 """Version of marshal's format: the last one that does not depend on which equal objects are the same."""
@@ -77,7 +78,7 @@ def inputs_of(task: Task, dependencies: Sequence[Task]) -> bytes:
             return fingerprint_of_plain(task.args)
         inputs: list[Any] = [task.args, task.kwargs or {}, task.arguments]
     elif isinstance(task, ArrayTask):
-        inputs = [_items_of(task)]
+        inputs = [task.items]
     else:
         return _NONE
     inputs += [dict(options.env or {}), options.cwd, list(options.after)]
@@ -99,20 +100,9 @@ def fingerprint_of_plain(args: tuple[Any, ...]) -> bytes:
     return data if len(data) <= SHORT_BYTES else _HASHED + _digest([data])
 
 
-def _items_of(task: ArrayTask) -> Any:  # noqa: ANN401 - a sequence of anything
-    items = task.items
-    if type(items) is list and (len(items) <= _LONG_ITEMS or SCALARS.issuperset(map(type, items))):
-        return items
-    if type(items) in (list, tuple) and len(items) > _LONG_ITEMS:
-        import pickle  # noqa: PLC0415 - seldom needed
-
-        return pickle.dumps(items, protocol=5)
-    return items
-
-
 def _safely(make: Callable[[], bytes]) -> bytes:
     """Return what `make` makes, or nothing where an object cannot be taken apart."""
-    with suppress(Exception):  # the user's __reduce__ may raise anything: then the task is not found again, and runs
+    with suppress(Exception, SystemExit):  # of the user's __reduce__: the task is not found again, and runs
         return make()
     return _NONE
 
@@ -177,10 +167,16 @@ class _Writer:
             self._write(value)
 
     def write_sequence(self, values: Sequence[object]) -> None:
-        self._write_all(type(values).__name__, values)
+        if len(values) > _LONG:
+            self._parts.append(pickle.dumps(values, protocol=5))
+        else:
+            self._write_all(type(values).__name__, values)
 
     def write_dict(self, values: dict[object, object]) -> None:
-        self._write_sorted("dict", values.items())
+        if len(values) > _LONG:
+            self._parts.append(pickle.dumps(values, protocol=5))
+        else:
+            self._write_sorted("dict", values.items())
 
     def write_set(self, values: Iterable[object]) -> None:
         self._write_sorted("set", ((value,) for value in values))

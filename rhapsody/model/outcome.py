@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from rhapsody.model.event import State
+
 
 class Cause(StrEnum):
     """Why a task failed, in one word: failures are grouped by it."""
@@ -39,6 +41,11 @@ class Failure:
     exception: BaseException | None = None
     traceback: str = ""
     seen: bool = False
+
+    @property
+    def state(self) -> State:
+        """The state of an attempt that ended so."""
+        return {Cause.LOST: State.UNKNOWN, Cause.CANCELED: State.CANCELED}.get(self.cause, State.FAILED)
 
 
 @dataclass(slots=True)

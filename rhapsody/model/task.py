@@ -56,6 +56,8 @@ class TaskOptions:
     policy: Policy | None = None
     capture_stdio: bool = False
     when_dependency_fails: WhenDependencyFails = "fail"
+    duration_s: float | None = None
+    warn_s: float | None = None
 
     def __post_init__(self) -> None:
         _require_options(self)
@@ -240,6 +242,10 @@ class ComputeTask(Task):
         policy: Overrides the session's, field by field.
         capture_stdio: Keep all it prints, in `logs/<uid>.<attempt>.out` and `.err` of the run folder.
         when_dependency_fails: `"fail"` fails it too, with the cause named; `"run"` passes the `TaskError` in as value.
+        duration_s: Expected seconds. Where the end of the allocation is known, nothing is started that would not finish
+            before. Unless given it is learned from what ended: see `rhapsody.scheduling.costs`.
+        warn_s: Of an executable: so many seconds before the session ends running tasks, its processes get SIGUSR1. It
+            is taken to save then what it has: with no `duration_s` it is started as long as twice that time is left.
 
     Raises:
         SpecError: Neither or both of function and executable, or a value of the wrong type.
@@ -267,9 +273,11 @@ class ComputeTask(Task):
         policy: Policy | None = None,
         capture_stdio: bool = False,
         when_dependency_fails: WhenDependencyFails = "fail",
+        duration_s: float | None = None,
+        warn_s: float | None = None,
     ) -> None:
         if (
-            env is cwd is timeout_s is after is retry is policy is None  # type: ignore[comparison-overlap]
+            env is cwd is timeout_s is after is retry is policy is duration_s is warn_s is None  # type: ignore[comparison-overlap]
             and not idempotent
             and not capture_stdio
             and when_dependency_fails == "fail"
@@ -286,7 +294,11 @@ class ComputeTask(Task):
                 policy=policy,
                 capture_stdio=capture_stdio,
                 when_dependency_fails=when_dependency_fails,
+                duration_s=duration_s,
+                warn_s=warn_s,
             )
+            if warn_s is not None and executable is None:
+                _refuse_warning(warn_s)
         super().__init__(uid, resources, priority, options)
         self.function = function
         self.executable = executable if executable is None else str(executable)
@@ -323,6 +335,10 @@ def _refuse_payload(function: object, executable: object) -> NoReturn:
     raise SpecError(f"ComputeTask needs a function or an executable, got {found}")
 
 
+def _refuse_warning(warn_s: float) -> NoReturn:
+    raise SpecError(f"warn_s={warn_s!r}: only executables get a signal; a function calls rhapsody.time_left()")
+
+
 def _require_uid(uid: str) -> None:
     if not isinstance(uid, str) or not _VALID_UID.fullmatch(uid):
         raise SpecError(
@@ -350,11 +366,8 @@ def require_retry(retry: object, where: str) -> None:
 
 
 def _require_options(options: TaskOptions) -> None:
-    timeout_s = options.timeout_s
-    if timeout_s is not None and (
-        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0
-    ):
-        raise SpecError(f"timeout_s={timeout_s!r} must be a positive number of seconds")
+    for name in ("timeout_s", "duration_s", "warn_s"):
+        _require_seconds(name, getattr(options, name))
     for task in options.after:
         if not isinstance(task, Task):
             raise SpecError(f"after={task!r}: only tasks can be waited for")
@@ -364,6 +377,11 @@ def _require_options(options: TaskOptions) -> None:
     for name, value in (options.env or {}).items():
         if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name or "\0" in name + value:
             raise SpecError(f"env={{{name!r}: {value!r}}}: names and values must be texts, names without '='")
+
+
+def _require_seconds(name: str, value: object) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+        raise SpecError(f"{name}={value!r} must be a positive number of seconds")
 
 
 DEFAULT_OPTIONS = TaskOptions()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from rhapsody.model.event import State
@@ -10,7 +11,7 @@ from rhapsody.model.outcome import Cause, Failure
 from rhapsody.scheduling.retry import delay_before_next, delay_when_lost
 
 if TYPE_CHECKING:
-    from rhapsody.abc import Report, RetryPolicy
+    from rhapsody.abc import RecalledItems, Report, RetryPolicy
     from rhapsody.model.array import ArrayTask
     from rhapsody.scheduling.costs import Costs
 
@@ -38,9 +39,10 @@ class ArrayRun:
     Attributes:
         task: The array task.
         canceled: Nothing more is launched.
+        recalled: Items that do not run, by the state that they ended in.
     """
 
-    def __init__(self, task: ArrayTask, retry: RetryPolicy | None) -> None:
+    def __init__(self, task: ArrayTask, retry: RetryPolicy | None, recalled: RecalledItems | None = None) -> None:
         self.task = task
         self.canceled = False
         self._retry = retry
@@ -50,6 +52,28 @@ class ArrayRun:
         self._tries: dict[int, int] = {}
         self._delayed = 0
         task.value = [None] * len(task.items)
+        self.recalled: Counter[State] = Counter()
+        if recalled is not None:
+            self._leave_out(recalled)
+
+    def _leave_out(self, known: RecalledItems) -> None:
+        """Settle items that earlier sessions of the run have done, or may have."""
+        ended: list[tuple[int, int]] = []
+        for items, values, _ in known.done:
+            self.task.value[slice(*items)] = values
+            self.recalled[State.DONE] += items[1] - items[0]
+            ended.append(items)
+        for items, failure in known.unknown:
+            self.task.failures.update(dict.fromkeys(range(*items), failure))
+            self.recalled[failure.state] += items[1] - items[0]
+            ended.append(items)
+        self.task.settled = self.recalled.total()
+        self._todo.clear()
+        left = 0
+        for start, stop in [*sorted(ended), (len(self.task.items),) * 2]:
+            if left < start:
+                self._todo.append((left, start))
+            left = stop
 
     @property
     def has_more(self) -> bool:
@@ -65,15 +89,18 @@ class ArrayRun:
         """Return the numbers of the launches that run."""
         return list(self._runs)
 
-    def take(self, costs: Costs, lanes: int) -> tuple[int, int]:
+    def take(self, costs: Costs, lanes: int, left_ns: float = math.inf) -> tuple[int, int]:
         """Return the next range of items for one worker.
 
         Args:
             costs: Expected durations of one item.
             lanes: Workers that share what is left.
+            left_ns: A range that is longer than one item is expected to end within this time.
         """
         start, stop = self._todo.popleft()
         size = self.task.chunk or self._fitting(costs, (stop - start) // (2 * max(1, lanes)))
+        if left_ns < math.inf and (cost_ns := costs.expected_ns(self.task)) is not None:
+            size = max(1, min(size, int(left_ns / cost_ns)))
         if start + size < stop:
             self._todo.appendleft((start + size, stop))
             stop = start + size

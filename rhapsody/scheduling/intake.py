@@ -16,7 +16,7 @@ from rhapsody.scheduling.placement import PLACEMENT_POLICIES
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from rhapsody.abc import Backend, RetryPolicy
+    from rhapsody.abc import Backend, Recalled, RetryPolicy
     from rhapsody.scheduling.mapper import Mapper
 
 NEW = State.NEW
@@ -32,6 +32,7 @@ class Plan:
         uids: That users gave.
         edges: Dependencies of the tasks that have any.
         companions: Tasks that others shall be placed beside, each with one of those.
+        recalled: What earlier sessions of the run know of tasks.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
@@ -39,6 +40,7 @@ class Plan:
         self.uids: set[str] = set()
         self.edges: dict[Task, Sequence[Task]] = {}
         self.companions: dict[Task, Task] = {}
+        self.recalled: dict[Task, Recalled] = {}
 
 
 def _refuse(task: Task) -> NoReturn:

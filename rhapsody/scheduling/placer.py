@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rhapsody.abc import Assignment
@@ -10,13 +11,15 @@ from rhapsody.model.event import State
 from rhapsody.model.task import ComputeTask, Task
 from rhapsody.scheduling.arrays import ArrayRun
 from rhapsody.scheduling.costs import Costs
-from rhapsody.scheduling.queue import CHUNKED, SINGLY, Line, LineKey, ReadyQueue
+from rhapsody.scheduling.queue import CHUNK_NS, CHUNKED, SINGLY, TIMED, Line, LineKey, ReadyQueue
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Sequence
 
+    from rhapsody.abc import RecalledItems
     from rhapsody.model.resources import Placement
+    from rhapsody.scheduling.horizon import Horizon
     from rhapsody.scheduling.intake import Intake
     from rhapsody.scheduling.mapper import Mapper
 
@@ -63,8 +66,10 @@ class Placer:
     Attributes:
         costs: Learned durations.
         arrays: Array tasks that have not ended, by number.
+        recalled: Items of array tasks that do not run, by number of the task, until that is queued.
         batch: What is to be launched.
         paused: Nothing is placed.
+        horizon: The end of the allocation, where it is known; set before the first task joins.
     """
 
     def __init__(
@@ -81,8 +86,10 @@ class Placer:
         self._patience = 2 * mapper.usable_cores + 16
         self.costs = Costs()
         self.arrays: dict[int, ArrayRun] = {}
+        self.recalled: dict[int, RecalledItems] = {}
         self.batch: list[Assignment] = []
         self.paused = False
+        self.horizon: Horizon | None = None
 
     # Queueing
 
@@ -125,9 +132,11 @@ class Placer:
         alone = CHUNKED
         if isinstance(task, ArrayTask):
             alone = task.number
-            self.arrays[alone] = ArrayRun(task, self._intake.retry_of(task))
+            self.arrays[alone] = ArrayRun(task, self._intake.retry_of(task), self.recalled.pop(alone, None))
         elif task.resources.is_mpi or (isinstance(task, ComputeTask) and task.executable is not None):
             alone = SINGLY
+        elif self.horizon is not None and task.options.duration_s is not None:
+            alone = TIMED
         if policy.oversubscribe:
             self._sharing = True
         line = self._queue.line(LineKey(task.priority + policy.priority, task.resources, policy, alone))
@@ -186,6 +195,8 @@ class Placer:
             if run is not None and not run.has_more:
                 line.tasks.clear()
                 break
+            if self.horizon is not None and not self.horizon.admits(line):
+                break
             try:
                 placement = self._placement_for(line)
             except Exception as exc:  # noqa: BLE001 - a user's placement policy may raise anything
@@ -197,9 +208,16 @@ class Placer:
             if run is not None:
                 self._launch_items(lease, run, lanes)
             else:
-                self._launch(lease, line.take(self.costs, len(line.tasks) // (2 * lanes)))
+                self._launch(lease, self._take(line, lanes))
             launched += 1
         return launched
+
+    def _take(self, line: Line, lanes: int, ahead_ns: int = 0) -> list[Task]:
+        """Return a line's next tasks for one worker; with a horizon, its first one was admitted just before."""
+        share = len(line.tasks) // (2 * lanes)
+        if self.horizon is None:
+            return line.take(self.costs, share)
+        return line.take(self.costs, share, max(1, min(CHUNK_NS, self.horizon.left_ns - ahead_ns)))
 
     def _lanes_for(self, line: Line) -> int:
         """Return how many of a line's requests the allocation holds at most, roughly."""
@@ -225,10 +243,12 @@ class Placer:
         lease.refill_at = count // 2 if count > 1 else 0
         self._counts[READY] -= count
         self._counts[PLACED] += count
+        if self.horizon is not None and lease.line.key.alone == SINGLY:
+            self.horizon.started(tasks[0])
         self.batch.append(Assignment(lease.placement, tasks))
 
     def _launch_items(self, lease: Lease, run: ArrayRun, lanes: int) -> None:
-        items = run.take(self.costs, lanes)
+        items = run.take(self.costs, lanes, math.inf if self.horizon is None else self.horizon.left_ns)
         task = run.task
         lease.open += 1
         task.lease = lease
@@ -242,6 +262,8 @@ class Placer:
 
     def refill(self, leases: Sequence[Lease]) -> None:
         """Send more of the same to leases that run dry, or give their placements back."""
+        if self.horizon is not None:
+            self.horizon.look(self._queue)
         for lease in leases:
             lease.hungry = False
             may_go_on = not self.paused and self._queue.is_next(lease.line)
@@ -252,12 +274,15 @@ class Placer:
         line = lease.line
         lanes = self._lanes_for(line)
         if line.key.alone == CHUNKED and line.key.policy.colocate_with is None:
-            tasks = line.take(self.costs, len(line.tasks) // (2 * lanes))
+            ahead_ns = CHUNK_NS if lease.open else 0  # what is open was worth a chunk at most
+            if self.horizon is not None and not self.horizon.admits(line, ahead_ns):
+                return False
+            tasks = self._take(line, lanes, ahead_ns)
             if tasks:
                 self._launch(lease, tasks)
             return bool(tasks)
         run = self.arrays.get(line.key.alone)
-        if run is None or not run.has_more:
+        if run is None or not run.has_more or (self.horizon is not None and not self.horizon.admits(line)):
             return False
         self._launch_items(lease, run, lanes)
         return True

@@ -19,6 +19,7 @@ CHUNK_NS = 10_000_000
 """Work handed to one worker at a time, when its duration is known."""
 CHUNKED = 0
 SINGLY = -1
+TIMED = -2
 LINES_KEPT = 256
 READY = State.READY
 
@@ -30,8 +31,9 @@ class LineKey(NamedTuple):
         priority: Effective: the task's plus its policy's.
         request: What each asks for.
         policy: Effective policy.
-        alone: `CHUNKED` for functions, which may be handed over several at once; `SINGLY` for executables and MPI;
-            for an array task, its number: it has a line of its own.
+        alone: `CHUNKED` for functions, which may be handed over several at once; `TIMED` for those of which the user
+            says how long they take, where that matters; `SINGLY` for executables and MPI; for an array task, its
+            number: it has a line of its own.
     """
 
     priority: int
@@ -69,18 +71,18 @@ class Line:
             tasks.popleft()
         return bool(tasks)
 
-    def take(self, costs: Costs, share: int) -> list[Task]:
+    def take(self, costs: Costs, share: int, budget_ns: float = CHUNK_NS) -> list[Task]:
         """Return the next tasks for one worker: several when they are known to be quick, else one.
 
         Args:
             costs: Expected durations.
             share: At most so many, to leave some for others.
+            budget_ns: Several are expected to end within this time; a single one may take longer.
         """
         tasks = self.tasks
         if self.key.alone:
-            return [tasks.popleft()] if self.prune() else []
+            return self._take_apart(costs, share, budget_ns)
         taken: list[Task] = []
-        budget_ns: float = CHUNK_NS
         limit = min(CHUNK_LIMIT, max(1, share))
         last: object = None
         cost_ns: float | None = None
@@ -97,6 +99,18 @@ class Line:
                     taken.append(tasks.popleft())
                 break
             budget_ns -= cost_ns
+            if taken and budget_ns < 0:
+                break
+            taken.append(tasks.popleft())
+        return taken
+
+    def _take_apart(self, costs: Costs, share: int, budget_ns: float) -> list[Task]:
+        """Take tasks each of which has a duration of its own, or one that goes by itself."""
+        tasks = self.tasks
+        taken: list[Task] = []
+        limit = min(CHUNK_LIMIT, max(1, share)) if self.key.alone == TIMED else 1
+        while len(taken) < limit and self.prune():
+            budget_ns -= costs.expected_ns(tasks[0]) or 0  # type: ignore[arg-type]
             if taken and budget_ns < 0:
                 break
             taken.append(tasks.popleft())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rhapsody.errors import BackendError, JournalError, SessionClosedError
 from rhapsody.model.array import ArrayTask
@@ -16,15 +16,17 @@ from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.task import ComputeTask, Task
 from rhapsody.scheduling.graph import link
+from rhapsody.scheduling.horizon import Horizon
 from rhapsody.scheduling.intake import Intake, Plan
 from rhapsody.scheduling.outbox import Outbox
 from rhapsody.scheduling.placer import Lease, Placer
+from rhapsody.scheduling.resumption import recall
 from rhapsody.scheduling.retry import delay_before_next, delay_when_lost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from rhapsody.abc import Backend, EventSink, Report
+    from rhapsody.abc import Backend, EventSink, History, Recalled, Report
     from rhapsody.model.policy import Policy
     from rhapsody.scheduling.arrays import ArrayRun
     from rhapsody.scheduling.mapper import Mapper
@@ -33,6 +35,8 @@ SLICE = 2048
 """Tasks that are taken in before the event loop gets its turn."""
 WAITING, READY, PLACED, RUNNING = State.WAITING, State.READY, State.PLACED, State.RUNNING
 DONE, FAILED, CANCELED, UNKNOWN = State.DONE, State.FAILED, State.CANCELED, State.UNKNOWN
+_NEVER = object()
+"""No task's function."""
 
 
 class Scheduler:
@@ -74,6 +78,8 @@ class Scheduler:
         self._closed = ""
         self._gone = False
         self._outbox = Outbox(sink, backend, notify, self._cycle)
+        self.history: History | None = None
+        """What earlier sessions of the run have done, when it is resumed."""
         self.counts: Counter[State] = Counter()
         """Tasks by state; items of array tasks count each."""
         self.running: dict[int, Task] = {}
@@ -86,6 +92,13 @@ class Scheduler:
     def tasks(self) -> list[Task]:
         """Tasks that have not ended."""
         return list(self._live.values())
+
+    def finish_by(self, end_ns: int) -> None:
+        """Start nothing that is expected to end after a moment on the session's clock; called before any submission.
+
+        Tasks with `warn_s` are warned so many seconds before it.
+        """
+        self._placer.horizon = Horizon(end_ns, self._clock, self._placer.costs, self._backend.warn)
 
     # Taking in
 
@@ -105,6 +118,8 @@ class Scheduler:
                 if len(tasks) > SLICE:
                     await asyncio.sleep(0)
             self._intake.check_whole(tasks, plan, self._live.keys())
+            if self.history is not None:
+                plan.recalled = await recall(self.history, tasks, plan.edges)
             self._require_open()
             self._intake.uids |= plan.uids
             first = 0
@@ -136,13 +151,34 @@ class Scheduler:
             task.state = WAITING
             live[task.number] = task
         self.counts[WAITING] += sum(map(_weight, tasks))
-        self._sink.accepted(tasks, now, ready=not plan.edges)
-        if plan.edges:
-            free = [task for task in tasks if task not in plan.edges or self._is_free(task, plan.edges[task])]
-            self._make_ready(free, now)
-        else:
+        recalled = [(task, plan.recalled[task]) for task in tasks if task in plan.recalled] if plan.recalled else []
+        is_simple = not plan.edges and not recalled
+        self._sink.accepted(tasks, now, edges=plan.edges, ready=is_simple)
+        if is_simple:
             self._queue(tasks)
+        else:
+            self._settle_recalled(recalled, now)
+            left = [task for task in tasks if task.state is WAITING]
+            free = [task for task in left if task not in plan.edges or self._is_free(task, plan.edges[task])]
+            self._make_ready(free, now)
         self._cycle()
+
+    def _settle_recalled(self, recalled: Sequence[tuple[Task, Recalled]], now: int) -> None:
+        """Settle tasks that earlier sessions have done, or may have; the others go on from there."""
+        for task, known in recalled:
+            if known.items is not None:
+                self._placer.recalled[task.number] = known.items
+                for items, failure in known.items.unknown:
+                    self._sink.items_entered(failure.state, cast("ArrayTask", task), items, now, failure.message)
+                continue
+            task.attempt, task.value, task.stdio = known.attempt, known.value, known.stdio
+            if known.state in (UNKNOWN, FAILED):
+                self._end(task, known.state, now, known.failure)
+        done = [row for row in recalled if row[1].state is DONE or row[1].items is not None]
+        self._sink.restored(done, now)
+        for task, known in done:
+            if known.items is None:
+                self._leave(task, DONE)
 
     def _is_free(self, task: Task, dependencies: Sequence[Task]) -> bool:
         """Link a task to its dependencies; return whether it may run now."""
@@ -165,8 +201,12 @@ class Scheduler:
         self._placer.join(tasks)
         self._move(sum(map(_weight, tasks)), WAITING, READY)
         for task in tasks:
-            if type(task) is ArrayTask and len(task) == 0:
-                self._go_on_with(task)
+            if type(task) is ArrayTask:
+                run = self._placer.arrays[task.number]
+                for state, count in run.recalled.items():
+                    self._move(count, READY, state)
+                if not run.has_more:
+                    self._go_on_with(task)
 
     def _refuse(self, task: Task, exc: Exception) -> None:
         """Fail a task that a user's policy cannot place."""
@@ -179,14 +219,14 @@ class Scheduler:
 
     # Hearing
 
-    def hear(self, reports: Sequence[Report]) -> None:  # noqa: PLR0915 - a call per task would cost more than the rest
+    def hear(self, reports: Sequence[Report]) -> None:  # noqa: C901, PLR0915 - a call per task would cost more than the rest
         """Take a backend's reports; see `rhapsody.abc.Listener`. The hot path."""
         live = self._live
         fresh: list[Task] = []
         starts: list[int] = []
         ends: list[int] = []
         hungry: list[Lease] = []
-        function: Any = None
+        function: Any = _NEVER
         spent_ns = calls = 0
         for report in reports:
             number, attempt, state, started, ended, value, _, stdio, _ = report
@@ -205,6 +245,9 @@ class Scheduler:
                     if calls:
                         self._placer.costs.learn(function, spent_ns, calls)
                     function, spent_ns, calls = task.function, 0, 0
+                    if function is None:  # executables are learned one by one
+                        self._placer.costs.learn_end(task, ended - started)
+                        function, calls = _NEVER, -1
                 spent_ns += ended - started
                 calls += 1
                 task.lease.left(hungry)
@@ -247,7 +290,7 @@ class Scheduler:
             self._enter_running(task, report.started_ns)
         task.value, task.stdio = report.value, report.stdio
         if report.state is DONE:
-            self._placer.costs.learn(getattr(task, "function", None), report.ended_ns - report.started_ns, 1)
+            self._placer.costs.learn_end(task, report.ended_ns - report.started_ns)
         elif self._tried_again(task, report):
             return
         self._end(task, report.state, report.ended_ns or self._clock(), report.failure)
@@ -366,8 +409,17 @@ class Scheduler:
 
     def _end(self, task: Task, state: State, when_ns: int, failure: Failure | None) -> None:
         """Settle one task, and those that depend on it."""
-        if self._live.pop(task.number, None) is None:
+        if task.number not in self._live:
             return
+        task.failure = failure
+        self._leave(task, state)
+        self._sink.entered(state, [task], when_ns)
+        if state in (FAILED, UNKNOWN):
+            self.on_failure(task)
+
+    def _leave(self, task: Task, state: State) -> None:
+        """Let a task go that has ended."""
+        del self._live[task.number]
         run = self._placer.arrays.get(task.number)
         if isinstance(task, ArrayTask) and run is not None:
             self._drop_items(run, state)
@@ -378,11 +430,8 @@ class Scheduler:
         self._unwanted.discard(task.number)
         if (timer := self._timers.pop(task, None)) is not None:
             timer.cancel()
-        task.state, task.failure = state, failure
-        self._sink.entered(state, [task], when_ns)
+        task.state = state
         self._outbox.ended.append(task)
-        if state in (FAILED, UNKNOWN):
-            self.on_failure(task)
         if task.links is not None:
             self._loose.append(task)
 
@@ -439,6 +488,8 @@ class Scheduler:
         """Take and launch nothing more; what waits is cancelled, what runs goes on."""
         if not self._closed:
             self._closed = reason
+        for run in list(self._placer.arrays.values()):
+            self._go_on_with(run.task)  # of some nothing runs just now, so that no report would end them
         self.cancel([task for task in self.tasks if task.state in (WAITING, READY)], reason)
 
     # The cycle
@@ -464,6 +515,8 @@ class Scheduler:
         """Settle what is left once the backend is closed, even when the journal cannot be written: nobody hangs."""
         for task in self.tasks:
             self._end(task, UNKNOWN, self._clock(), Failure(Cause.LOST, reason))
+        if self._placer.horizon is not None:
+            self._placer.horizon.close()
         self._free_dependents()
         self._outbox.abandon()
 

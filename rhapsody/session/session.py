@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-import rhapsody
 from rhapsody.abc import RunContext
 from rhapsody.backends.discover import local_allocation
 from rhapsody.backends.local import LocalBackend
@@ -24,40 +21,26 @@ from rhapsody.model.resources import SERIAL, Resources
 from rhapsody.model.task import DEFAULT_OPTIONS, Task, TaskOptions
 from rhapsody.scheduling.mapper import Mapper
 from rhapsody.scheduling.scheduler import Scheduler
-from rhapsody.session.run_folder import create_run_folder, write_description
+from rhapsody.session.failures import FailureGroup, Failures
+from rhapsody.session.notices import Notices
+from rhapsody.session.run import Run
 from rhapsody.session.signals import Interrupts
+from rhapsody.session.timekeeper import Timekeeper
 from rhapsody.session.waiting import Arrivals, Countdown
-from rhapsody.telemetry.journal import Journal, NullJournal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
     from types import TracebackType
 
     from rhapsody.abc import Backend, RetryPolicy
     from rhapsody.model.allocation import Allocation
-    from rhapsody.model.outcome import Failure
+    from rhapsody.telemetry.past import Tally
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"local": LocalBackend}
 """Backends by name; `auto` is the first of them that can run here."""
 STOP_LIMIT_S = 20.0
 _GC_THRESHOLD = 100_000
-_FAILURES_KEPT = 10_000
-
-
-@dataclass(slots=True)
-class FailureGroup:
-    """Failed tasks of one cause.
-
-    Attributes:
-        count: How many.
-        example: What one of them said.
-        example_uid: Which one.
-    """
-
-    count: int
-    example: str
-    example_uid: str
 
 
 class Session:
@@ -76,6 +59,13 @@ class Session:
         runs: Folder for run folders; `$RHAPSODY_RUNS`, else `./runs`.
         journal: Whether changes of state are written to the run folder; without it nothing can be resumed or reported.
         notify: Called with one-line messages for the user; standard error when None.
+        walltime_s: Seconds from the opening on until the allocation ends. That is also taken from `$RHAPSODY_DEADLINE`
+            (seconds since the epoch) and from the batch system; the earliest counts.
+        drain_s: Seconds before that end from which on nothing new starts; 60, or a tenth of the whole if that is less.
+
+        resume: Folder of a run to go on with: what is DONE there is not run again, and keeps its value.
+        rerun_unknown: Run again what may have run when an earlier session died; else such tasks end UNKNOWN.
+        facts: What `run.json` says besides: what JSON can say.
 
     Raises:
         SpecError: An argument or variable is wrong.
@@ -93,6 +83,11 @@ class Session:
         runs: Path | str | None = None,
         journal: bool = True,
         notify: Callable[[str], None] | None = None,
+        walltime_s: float | None = None,
+        drain_s: float | None = None,
+        resume: Path | str | None = None,
+        rerun_unknown: bool = False,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         self._backend = _choose_backend(backend)
         _require_count("cores", cores)
@@ -106,24 +101,18 @@ class Session:
         self.allocation = allocation
         """Nodes of the session."""
         self._policy = policy or Policy()
-        self._name = name
-        self._runs = runs
-        self._with_journal = journal
-        self._notify = notify or _say
+        self._notify = Notices(notify or _say)
+        self._run = Run(name, runs, resume, journal=journal, facts=facts or {}, notices=self._notify)
+        self._run.rerun_unknown = rerun_unknown
+        self._timekeeper = Timekeeper(walltime_s, drain_s, self._notify)
         self._opening: asyncio.Lock = asyncio.Lock()
         self._scheduler: Scheduler | None = None
-        self._run_dir: Path | None = None
         self._closed = False
         self._draining = False
         self._gc_before: tuple[int, int, int] | None = None
         self._interrupts: Interrupts | None = None
         self._owner: asyncio.Task[Any] | None = None
-        self._description: dict[str, Any] = {}
-        self._failures: dict[str, FailureGroup] = {}
-        self._failed: list[tuple[str, Failure]] = []
-        """Uids and failures that were not yet taken in."""
-        self._unseen: list[Failure] = []
-        self._journal: Journal | NullJournal = NullJournal()
+        self._failures = Failures()
 
     # Opening and closing
 
@@ -135,7 +124,8 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        promised = self._draining and kind is not None and issubclass(kind, TaskError | SessionClosedError)
+        drains = self._draining or self.out_of_time
+        promised = drains and kind is not None and issubclass(kind, TaskError | SessionClosedError)
         try:
             if kind is None or promised:  # what drains was told that it may end
                 await self.wait()
@@ -161,47 +151,39 @@ class Session:
 
     async def _wire(self) -> Scheduler:
         """Put the parts together: journal, mapper, scheduler, backend."""
+        await self._timekeeper.look()
         offset_ns = time.time_ns() - time.monotonic_ns()
-        self._run_dir = create_run_folder(self._name, self._runs)
-        self._description = self._describe()
-        write_description(self._run_dir, self._description)
-        if self._with_journal:
-            self._journal = Journal.create(self._run_dir, self._description)
+        facts = self._facts() | self._timekeeper.facts
+        run_dir = await self._run.open(self._backend, facts, self._fenced, self._asked_to_end)
         try:
             scheduler = Scheduler(
                 backend=self._backend,
                 mapper=Mapper(self.allocation),
-                sink=self._journal,
+                sink=self._run.journal,
                 policy=self._policy,
                 clock=lambda: time.monotonic_ns() + offset_ns,
                 notify=self._notify,
             )
-            scheduler.on_failure = self._note_failure
-            env = {"RHAPSODY_RUN_DIR": str(self._run_dir), "RHAPSODY_ATTEMPT": "1"}
-            await self._backend.start(RunContext(self.allocation, self._run_dir, offset_ns, env), scheduler)
+            scheduler.history = self._run.past
+            scheduler.on_failure = self._failures.note
+            env = {"RHAPSODY_RUN_DIR": str(run_dir), "RHAPSODY_ATTEMPT": "1", **self._timekeeper.env}
+            context = RunContext(self.allocation, run_dir, offset_ns, env, self._run.session)
+            await self._backend.start(context, scheduler)
         except BaseException:
-            self._journal.close()
+            self._run.close()
             raise
         if self.allocation.oversubscribed:
             cpus = len(os.sched_getaffinity(0))
             self._notify(f"oversubscribed: {self.allocation.usable_cores} cores declared, {cpus} CPUs to run on")
         self._gc_before = gc.get_threshold()
         gc.set_threshold(max(_GC_THRESHOLD, self._gc_before[0]), *self._gc_before[1:])
-        self._interrupts = Interrupts(on_drain=self._interrupted, on_stop=self._stopped)
+        self._timekeeper.watch(scheduler, self._backend, self._ran_out)
+        self._interrupts = Interrupts(self._interrupted, self._stopped, self._timekeeper.signaled)
         self._interrupts.__enter__()
         return scheduler
 
-    def _describe(self) -> dict[str, Any]:
+    def _facts(self) -> dict[str, Any]:
         return {
-            "schema": 1,
-            "uid": self.uid,
-            "name": self._name,
-            "version": rhapsody.__version__,
-            "python": sys.version.split()[0],
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "argv": sys.argv,
-            "started_ns": time.time_ns(),
             "backend": self._backend.name,
             "allocation": self.allocation.model_dump(mode="json"),
             "oversubscribed": self.allocation.oversubscribed,
@@ -212,31 +194,30 @@ class Session:
         if self._closed:
             return
         self._closed = True
+        self._timekeeper.close()
         if self._scheduler is None:
             return
         if self._gc_before is not None:
             gc.set_threshold(*self._gc_before)
         try:
             self._scheduler.close("the session was closed")
-            left = self._scheduler.tasks
+            left, limit_s = self._scheduler.tasks, self._timekeeper.at_most(STOP_LIMIT_S)
             self._scheduler.cancel(left)
-            if not await Countdown(left).wait(STOP_LIMIT_S):
-                self._notify(
-                    f"{len(self._scheduler.tasks)} tasks did not end within {STOP_LIMIT_S:g} s; ending them hard"
-                )
+            if not await Countdown(left).wait(limit_s):
+                self._notify(f"{len(self._scheduler.tasks)} tasks did not end within {limit_s:.3g} s; ending them hard")
         finally:
             try:
                 await self._backend.aclose()
             finally:
                 self._scheduler.abandon("the session was closed before anybody saw how it ended")
-                self._finish_description()
-                self._journal.close()
+                self.note(ended_ns=time.time_ns(), tasks=self.counts)
+                self._run.close()
                 if self._interrupts is not None:
                     self._interrupts.__exit__(None, None, None)
 
-    def _finish_description(self) -> None:
-        self._description |= {"ended_ns": time.time_ns(), "tasks": self.counts}
-        write_description(self.run_dir, self._description)
+    def note(self, **facts: object) -> None:
+        """Have `run.json` say more of this session: what JSON can say."""
+        self._run.note(facts)
 
     def _interrupted(self) -> None:
         """First interrupt: what runs may end, nothing new starts."""
@@ -251,7 +232,26 @@ class Session:
         if self._closed:
             self._notify(f"closing already, within {STOP_LIMIT_S:g} s")
             return
-        self._notify("stopping: running tasks are ended")
+        self._stop("stopping: running tasks are ended")
+
+    def _asked_to_end(self, drain: bool) -> None:  # noqa: FBT001 - what the lease hears
+        """Somebody cancels the run from elsewhere."""
+        if drain and not self._draining:
+            self._interrupted()
+        else:
+            self._stop("cancelled: running tasks are ended")
+
+    def _fenced(self, reason: str) -> None:
+        """Another session took the run: nothing more is written, nothing goes on."""
+        self._run.journal.fence(reason)
+        self._stop(f"{reason}; this one ends")
+
+    def _ran_out(self) -> None:
+        """Shortly before the end of the allocation: the same."""
+        self._stop("out of time: running tasks are ended")
+
+    def _stop(self, message: str) -> None:
+        self._notify(message)
         if self._scheduler is not None:
             self._scheduler.close("the session stops")
             self._scheduler.cancel(self._scheduler.tasks)
@@ -301,6 +301,7 @@ class Session:
         idempotent: bool = False,
         after: Sequence[Task] = (),
         policy: Policy | None = None,
+        duration_s: float | None = None,
     ) -> ArrayTask:
         """Accept one array task: the function applied to each item.
 
@@ -318,9 +319,15 @@ class Session:
             idempotent: Items may be run twice.
             after: Tasks that must be DONE first.
             policy: Overrides the session's.
+            duration_s: Expected seconds for one item; see `ComputeTask`.
         """
         options = TaskOptions(
-            timeout_s=timeout_s, retry=retry, idempotent=idempotent, after=tuple(after), policy=policy
+            timeout_s=timeout_s,
+            retry=retry,
+            idempotent=idempotent,
+            after=tuple(after),
+            policy=policy,
+            duration_s=duration_s,
         )
         sequence = items if isinstance(items, Sequence) or hasattr(items, "__array__") else list(items)
         array = ArrayTask(
@@ -393,29 +400,26 @@ class Session:
     @property
     def failures(self) -> dict[str, FailureGroup]:
         """Failed tasks, grouped by cause."""
-        self._take_failures()
-        return self._failures
+        return self._failures.groups
 
     @property
     def unseen_failures(self) -> int:
         """Failed tasks that nobody awaited, waited for or asked for their exception."""
-        self._take_failures()
-        self._unseen = [failure for failure in self._unseen if not failure.seen]
-        return len(self._unseen)
+        return self._failures.unseen
 
-    def _note_failure(self, task: Task) -> None:
-        if task.failure is not None:
-            self._failed.append((task.uid, task.failure))
-        if len(self._failed) >= _FAILURES_KEPT:
-            self._take_failures()
+    def time_left(self) -> float:
+        """Return the seconds until running tasks are ended; `math.inf` where no end is known, never negative."""
+        return self._timekeeper.time_left()
 
-    def _take_failures(self) -> None:
-        failed, self._failed = self._failed, []
-        for uid, failure in failed:
-            group = self._failures.setdefault(failure.cause, FailureGroup(0, failure.message, uid))
-            group.count += 1
-            if not failure.seen and failure.cause != "dependency" and len(self._unseen) < _FAILURES_KEPT:
-                self._unseen.append(failure)
+    @property
+    def out_of_time(self) -> bool:
+        """Whether nothing new starts any more because the end of the allocation is near."""
+        return self._timekeeper.out_of_time
+
+    @property
+    def left_undone(self) -> int:
+        """Tasks that were cancelled because of that; items of array tasks count each."""
+        return self._timekeeper.left
 
     @property
     def run_dir(self) -> Path:
@@ -424,14 +428,19 @@ class Session:
         Raises:
             BackendError: The session is not open yet.
         """
-        if self._run_dir is None:
+        if self._run.folder is None:
             raise BackendError("the session has no run folder yet: open it first (async with, or await)")
-        return self._run_dir
+        return self._run.folder
 
     @property
     def uid(self) -> str:
         """The run's uid: the run folder's name."""
         return self.run_dir.name
+
+    @property
+    def resumed(self) -> Tally | None:
+        """How the tasks submitted so far compare with those of earlier sessions; None in a run that was not resumed."""
+        return self._run.past.tally if self._run.past is not None else None
 
     @property
     def backend_name(self) -> str:

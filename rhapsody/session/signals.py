@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, turned into calls on the event loop."""
+"""Ctrl-C, SIGTERM and SIGUSR1, turned into calls on the event loop."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ BLOCKED_AFTER_S = 1.0
 class Interrupts:
     """Hears Ctrl-C and SIGTERM while entered: the first Ctrl-C drains, the second stops, SIGTERM stops at once.
 
+    SIGUSR1 says that time runs out; batch systems send it when asked to.
+
     Entered inside a running loop. Outside the main thread it does nothing, since only that one hears signals. A signal
     that is ignored, or that the application handles on its loop itself, is left alone. When several are entered at a
     time each of them is called; once the last has been left, the handlers found by the first are back.
@@ -26,11 +28,18 @@ class Interrupts:
     Args:
         on_drain: Called on the loop at the first Ctrl-C; at most once.
         on_stop: Called on the loop at the second Ctrl-C, or at SIGTERM; at most once.
+        on_out_of_time: Called on the loop at each SIGUSR1.
     """
 
-    def __init__(self, on_drain: Callable[[], None], on_stop: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_drain: Callable[[], None],
+        on_stop: Callable[[], None],
+        on_out_of_time: Callable[[], None] = lambda: None,
+    ) -> None:
         self._on_drain = on_drain
         self._on_stop = on_stop
+        self._on_out_of_time = on_out_of_time
         self._drained = False
         self._stopped = False
 
@@ -44,7 +53,9 @@ class Interrupts:
 
     def hear(self, signum: signal.Signals) -> None:
         """Take a signal; called on the loop."""
-        if signum == signal.SIGINT and not self._drained:
+        if signum == signal.SIGUSR1:
+            self._on_out_of_time()
+        elif signum == signal.SIGINT and not self._drained:
             self._drained = True
             self._on_drain()
         elif not self._stopped:
@@ -74,11 +85,13 @@ class _Post:
 
     def _install(self) -> None:
         loop = asyncio.get_running_loop()
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             handler = signal.getsignal(signum)
             # One made by `loop.add_signal_handler` cannot be put back: the loop forgets it when another is added.
             if handler in (signal.SIG_IGN, None) or getattr(handler, "__module__", "") == "asyncio.unix_events":
                 continue
+            if signum == signal.SIGUSR1 and handler != signal.SIG_DFL:
+                continue  # it is the application's own
             loop.add_signal_handler(signum, self._deliver, signum)
             signal.signal(signum, self._arrive)  # the loop hears of it all the same, through its wake-up socket
             self._found[signum] = handler

@@ -82,22 +82,25 @@ class Journal(EventSink):
         self._frames: list[bytes] = []
         self._index = index
         self._definitions = Definitions()
+        self._fenced = ""
 
     @classmethod
     def create(
-        cls, folder: Path, run: dict[str, Any], after: JournalEnd = JournalEnd(), *, segment_bytes: int = SEGMENT_BYTES
+        cls, folder: Path, run: dict[str, Any], after: JournalEnd | None = None, *, segment_bytes: int = SEGMENT_BYTES
     ) -> Journal:
         """Begin the journal of a session and write what session it is.
 
         Args:
             folder: The run folder; `journal/` is made in it.
             run: What describes the session, of what JSON can say.
-            after: Where the earlier sessions of the run end: what older segments hold from there on does not count.
+            after: Where the earlier sessions of the run end, if there are any: what older segments hold from there on
+                does not count.
             segment_bytes: Size from which on a new segment is begun.
 
         Raises:
             JournalError: It could not be written, or there is one already.
         """
+        after = after or JournalEnd()
         results = KeptResults(folder, count=after.kept_segments, index=after.kept_frames, segment_bytes=segment_bytes)
         segments = SegmentWriter(folder / "journal", segment_bytes, count=after.segments)
         journal = cls(segments, results, after.frames)
@@ -255,8 +258,14 @@ class Journal(EventSink):
             JournalError: It could not be written, or an earlier fsync failed. What was not written is kept: call again
                 when there is room.
         """
+        if self._fenced:
+            raise JournalError(f"the journal is not written any more: {self._fenced}")
         self._results.commit()  # first: what the journal names is there
         self._segments.write(self._frames)
+
+    def fence(self, reason: str) -> None:
+        """Write nothing more, ever: somebody else writes the run now. What was not written is dropped at the end."""
+        self._fenced = reason
 
     def close(self) -> None:
         """Commit, bring everything to disk and close; the second call does nothing.
@@ -271,7 +280,8 @@ class Journal(EventSink):
         with ExitStack() as stack:
             stack.callback(self._segments.close)
             stack.callback(self._results.close)
-            self.commit()
+            if not self._fenced:
+                self.commit()
 
     def _keep(self, batch: Sequence[Task]) -> int:
         """Keep what tasks left; the values of an array task were kept with its items."""
@@ -311,6 +321,9 @@ class NullJournal(EventSink):
 
     @override
     def commit(self) -> None:
+        """Do nothing."""
+
+    def fence(self, reason: str) -> None:
         """Do nothing."""
 
     def close(self) -> None:

@@ -74,14 +74,14 @@ class Past(History):
         self._kept = KeptReader(folder, self.damages.append)
         recollection = Recollection(folder, aftermaths, self.damages)
         self._session, self._frames = recollection.session, recollection.frames
-        self._rows = recollection.rows
+        self._register = recollection.register
         self._salvaged = recollection.salvaged
         self.tail: JournalTail | None = recollection.tail
         self._salvaged_items = recollection.salvaged_items
-        self._restored = bytearray(len(self._rows))
+        self._restored = bytearray(len(self._register))
         """By row, whether its task was restored in this session."""
-        self._missing = self._rows.missing_numbers() if recollection.gaps else frozenset()
-        self._rows.begin_session()
+        self._missing = self._register.missing_numbers() if recollection.gaps else frozenset()
+        self._register.begin_session()
 
     @property
     def end(self) -> JournalEnd:
@@ -90,11 +90,19 @@ class Past(History):
         return JournalEnd(self._session, count, self._frames, self._kept.count, self._kept.index)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._register)
+
+    def count_done(self) -> int:
+        """Return how many tasks, items of array tasks included, were done."""
+        return self._register.count(DONE)
+
+    def count_lost(self) -> int:
+        """Return how many may have run, and nobody knows how they ended."""
+        return self._register.count(LOST)
 
     def not_asked_for(self) -> Iterable[str]:
         """Return what runs in tasks that were DONE in an earlier session and were not submitted in this one."""
-        return self._rows.left_unclaimed()
+        return self._register.left_unclaimed()
 
     @override
     def recall(self, tasks: Sequence[Task], edges: Edges) -> dict[Task, Recalled]:
@@ -107,30 +115,30 @@ class Past(History):
         return found
 
     def _recall(self, task: Task, dependencies: Sequence[Task]) -> Recalled | None:
-        rows, uid, label = self._rows, task.given_uid, label_of(task)
-        needed = [rows.row_of(dependency.number) for dependency in dependencies]
+        register, uid, label = self._register, task.given_uid, label_of(task)
+        needed = [register.row_of(dependency.number) for dependency in dependencies]
         key = key_of(self._codes.of(task), inputs_of(task, dependencies), needed)
-        row, is_changed = rows.claim(task.number, uid, key, label)
+        row, is_changed = register.claim(task.number, uid, key, label)
         if row == NOBODY:
-            if is_changed or (uid is None and rows.unclaimed[label] > 0):
+            if is_changed or (uid is None and register.unclaimed[label] > 0):
                 self.tally.changed.append(uid or label)
             return self._if_it_may_be_missing(task)
         if isinstance(task, ArrayTask):
             return self._recall_items(task, row)
-        state = rows.states[row]
+        state = register.states[row]
         if state == DONE and all(self._restored[dependency] for dependency in needed):
             return self._restore(task, row)
         if state == LOST:
-            return self._recall_lost(task, rows.attempts[row])
-        return Recalled(State.READY, rows.attempts[row]) if rows.attempts[row] else None
+            return self._recall_lost(task, register.attempts[row])
+        return Recalled(State.READY, register.attempts[row]) if register.attempts[row] else None
 
     def _restore(self, task: Task, row: int) -> Recalled:
         """Return a task that was done, with its value."""
-        attempt, report = self._rows.attempts[row], self._salvaged.get(row)
+        attempt, report = self._register.attempts[row], self._salvaged.get(row)
         if report is not None:
             known = Recalled(State.DONE, attempt, report.value, report.stdio)
         else:
-            place = Place(self._rows.frames[row], self._rows.positions[row])
+            place = Place(self._register.frames[row], self._register.positions[row])
             try:
                 value, stdio = _taken_apart(self._kept.read(place))
             except ValueMissing as exc:
@@ -156,7 +164,7 @@ class Past(History):
 
     def _recall_items(self, task: ArrayTask, row: int) -> Recalled:
         """Return what is known of an array task's items."""
-        log, attempt = self._rows.items[row], self._rows.attempts[row]
+        log, attempt = self._register.items[row], self._register.attempts[row]
         done: list[tuple[tuple[int, int], Sequence[Any], tuple[int, int] | None]] = []
         unknown: list[tuple[tuple[int, int], Failure]] = []
         again = task.options.idempotent or self._rerun_unknown

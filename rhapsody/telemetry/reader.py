@@ -357,7 +357,7 @@ def _columns(record: AnyRecord) -> tuple[Changes, ...]:  # noqa: PLR0911 - one f
             numbers = expand(record.numbers, record.count)
             times, attempts = repeat(record.time_ns), each(record.attempts)
             slots = per_task(record.slots, record.sizes)
-            ranges = per_task(record.ranges or repeat(None), record.sizes)
+            ranges = per_task(record.ranges, record.sizes) if record.ranges else repeat(None)
             return (Changes(record.count, State.PLACED, numbers, times, attempts, ranges, slots),)
         case ItemsEntered():
             times, attempts = repeat(record.time_ns), repeat(record.attempt)

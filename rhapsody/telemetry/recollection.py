@@ -40,7 +40,7 @@ class Recollection:
         damages: Gets the damaged places.
 
     Attributes:
-        rows: The tasks.
+        register: The tasks.
         session: The last session.
         frames: Of the journal.
         tail: Where the journal breaks off.
@@ -54,7 +54,7 @@ class Recollection:
     """
 
     def __init__(self, folder: Path, aftermaths: Mapping[int, Aftermath], damages: list[JournalTail]) -> None:
-        self.rows = Register()
+        self.register = Register()
         self.session = 0
         self.salvaged: dict[int, Report] = {}
         self.salvaged_items: list[Sequence[Any]] = []
@@ -78,7 +78,7 @@ class Recollection:
             case Run():
                 self._end_session()
                 self.session = record.session
-                self.rows.begin_session()
+                self.register.begin_session()
             case Accepted():
                 self._accept(record, reader)
             case Placed():
@@ -96,7 +96,7 @@ class Recollection:
                 self._restore(record)
 
     def _accept(self, record: Accepted, reader: JournalReader) -> None:
-        rows = self.rows
+        register = self.register
         found = reader.newcomers(record)
         inputs = list(inputs_in(record.inputs, record.count))
         dependencies = dict(record.dependencies)
@@ -104,10 +104,10 @@ class Recollection:
             for at in range(start, stop):
                 number = found.numbers[at]
                 uid = found.uids.get(number)
-                needed = [rows.row_of(each_number) for each_number in dependencies.get(at, ())]
+                needed = [register.row_of(each_number) for each_number in dependencies.get(at, ())]
                 key = key_of(code, inputs[at], needed)
-                if rows.claim(number, uid, key, label)[0] == NOBODY:
-                    rows.add(number, uid, key, label, found.lengths.get(number))
+                if register.claim(number, uid, key, label)[0] == NOBODY:
+                    register.add(number, uid, key, label, found.lengths.get(number))
 
     def _enter_one_by_one(self, record: Entered) -> None:
         numbers = expand(record.numbers, record.count)
@@ -118,28 +118,28 @@ class Recollection:
     def _enter(
         self, state: int, numbers: Iterable[int], attempts: Iterable[int], ranges: Iterable[tuple[int, int] | None]
     ) -> None:
-        rows = self.rows
-        states, last, row_of = rows.states, rows.attempts, rows.row_of
+        register = self.register
+        states, last, row_of = register.states, register.attempts, register.row_of
         for number, attempt, items in zip(numbers, attempts, ranges, strict=False):
             row = row_of(number)
             if row == NOBODY:
                 continue
-            if items is not None and row in rows.items:
-                rows.items[row].enter(state, items)
-            elif row not in rows.items or state == DONE:
+            if items is not None and row in register.items:
+                register.items[row].enter(state, items)
+            elif row not in register.items or state == DONE:
                 states[row] = state
             last[row] = attempt
 
     def _keep(self, numbers: Iterable[int], kept: Iterable[int], positions: Iterable[int]) -> None:
-        rows = self.rows
+        register = self.register
         for number, frame, position in zip(numbers, kept, positions, strict=False):
-            row = rows.row_of(number)
+            row = register.row_of(number)
             if row != NOBODY:
-                rows.frames[row], rows.positions[row] = frame, position
+                register.frames[row], register.positions[row] = frame, position
 
     def _enter_items(self, record: ItemsEntered) -> None:
-        row = self.rows.row_of(record.number)
-        log = self.rows.items.get(row)
+        row = self.register.row_of(record.number)
+        log = self.register.items.get(row)
         if log is None:
             return
         if record.state is State.DONE:
@@ -148,7 +148,7 @@ class Recollection:
             log.enter(_AFTER[record.state], record.items)
 
     def _restore(self, record: Restored) -> None:
-        rows = self.rows
+        register = self.register
         columns = zip(
             expand(record.numbers, record.count),
             each(record.attempts),
@@ -158,14 +158,14 @@ class Recollection:
             strict=False,
         )
         for number, attempt, items, frame, position in columns:
-            row = rows.row_of(number)
+            row = register.row_of(number)
             if row == NOBODY:
                 continue
-            if items is not None and row in rows.items:
-                rows.items[row].restored(items, frame, position)
+            if items is not None and row in register.items:
+                register.items[row].restored(items, frame, position)
             else:
-                rows.states[row], rows.frames[row], rows.positions[row] = DONE, frame, position
-            rows.attempts[row] = attempt
+                register.states[row], register.frames[row], register.positions[row] = DONE, frame, position
+            register.attempts[row] = attempt
 
     def _end_session(self) -> None:
         """Take what is known beyond the journal of the session that was read."""
@@ -174,25 +174,25 @@ class Recollection:
         aftermath = self._aftermaths.get(self.session, Aftermath())
         for report in aftermath.reports:
             self._salvage(report)
-        self.rows.settle(complete=aftermath.complete and not self.gaps)
+        self.register.settle(complete=aftermath.complete and not self.gaps)
 
     def _salvage(self, report: Report) -> None:
-        rows = self.rows
-        row = rows.row_of(report.number)
-        if row == NOBODY or (row not in rows.items and report.attempt < rows.attempts[row]):
+        register = self.register
+        row = register.row_of(report.number)
+        if row == NOBODY or (row not in register.items and report.attempt < register.attempts[row]):
             return
-        if row in rows.items:
+        if row in register.items:
             self._salvage_items(row, report)
-        elif rows.states[row] in (NEVER, LAUNCHED, RUNNING):
-            rows.attempts[row] = report.attempt
-            rows.states[row] = _AFTER.get(report.state, LAUNCHED)
+        elif register.states[row] in (NEVER, LAUNCHED, RUNNING):
+            register.attempts[row] = report.attempt
+            register.states[row] = _AFTER.get(report.state, LAUNCHED)
             if report.state is State.DONE:
                 self.salvaged[row] = report
 
     def _salvage_items(self, row: int, report: Report) -> None:
         if report.items is None:
             return
-        log = self.rows.items[row]
+        log = self.register.items[row]
         if report.state is State.DONE:
             self.salvaged_items.append(report.value)
             log.salvaged(report.items, -len(self.salvaged_items))

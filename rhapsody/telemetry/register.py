@@ -167,6 +167,11 @@ class Register:
         for log in self.items.values():
             log.settle(complete=complete)
 
+    def count(self, state: int) -> int:
+        """Return how many tasks are in a state; items of array tasks count instead of these."""
+        items = sum(log.states.count(state) for log in self.items.values())
+        return items + self.states.count(state) - sum(self.states[row] == state for row in self.items)
+
     def left_unclaimed(self) -> Iterator[str]:
         """Yield the label of each row that was DONE and was not claimed in this session."""
         for row, is_claimed in enumerate(self._claimed):

@@ -174,7 +174,7 @@ def _pickled(value: object) -> tuple[bytes, str]:
     """Return a value pickled, or nothing and why it is not kept."""
     try:
         data = pickle_value(value)
-    except Exception as exc:  # noqa: BLE001 - the user's __reduce__
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's __reduce__
         return b"", f"its value of type {type(value).__name__} could not be kept: {type(exc).__name__}: {exc}"
     if len(data) <= LIMIT_BYTES:
         return data, ""

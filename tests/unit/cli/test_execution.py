@@ -14,6 +14,7 @@ from rhapsody.cli.execution import Outcome, execute
 from rhapsody.cli.progress import Progress
 from rhapsody.errors import SpecError
 from rhapsody.model.task import ComputeTask
+from rhapsody.session.deadline import duration
 from rhapsody.session.session import Session
 
 if TYPE_CHECKING:
@@ -162,4 +163,4 @@ async def test_json_holds_what_the_table_says(run: Run) -> None:
     ("seconds", "text"), [(0.04, "0.0 s"), (59.96, "1 min 00 s"), (61.4, "1 min 01 s"), (7199.6, "2 h 00 min")]
 )
 def test_duration_has_the_units_that_matter(seconds: float, text: str) -> None:
-    assert summary.duration(seconds) == text
+    assert duration(seconds) == text

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from rhapsody.model.array import ArrayTask
+from rhapsody.model.resources import Resources
+from rhapsody.model.task import ComputeTask, TaskOptions
 from rhapsody.scheduling import costs as costs_module
 from rhapsody.scheduling.costs import Costs
 
@@ -71,6 +74,66 @@ def test_callable_objects_are_known_by_their_class() -> None:
     costs.learn(Job(), 500, 1)
 
     assert costs.mean_ns(Job()) == 500
+
+
+def run_of(*arguments: object, **options: Any) -> ComputeTask:  # noqa: ANN401 - options of ComputeTask
+    return ComputeTask(executable="gmx", arguments=arguments, **options)
+
+
+def test_an_executable_is_known_by_its_first_argument() -> None:
+    costs = Costs()
+
+    costs.learn_end(run_of("mdrun", "-s", "1.tpr"), 3_600)
+    costs.learn_end(run_of("grompp", "-f", "1.mdp"), 400)
+
+    assert costs.expected_ns(run_of("mdrun", "-s", "2.tpr")) == 3_600
+    assert costs.expected_ns(run_of("grompp")) == 400
+
+
+def test_an_executable_with_a_new_first_argument_is_expected_to_take_what_its_like_took_on_the_average() -> None:
+    costs = Costs()
+
+    costs.learn_end(run_of("1.dat"), 1_000)
+    costs.learn_end(run_of("2.dat"), 2_000)
+
+    assert costs.expected_ns(run_of("3.dat")) == 1_250
+    assert costs.expected_ns(run_of()) == 1_250
+    assert costs.expected_ns(run_of(run_of())) == 1_250  # a value that is not known yet
+
+
+def test_an_executable_on_more_ranks_is_another() -> None:
+    costs = Costs()
+
+    costs.learn_end(run_of("mdrun", resources=Resources(ranks=4)), 1_000)
+
+    assert costs.expected_ns(run_of("mdrun", resources=Resources(ranks=4))) == 1_000
+    assert costs.expected_ns(run_of("mdrun")) is None
+
+
+def test_executables_and_functions_are_not_taken_for_each_other() -> None:
+    costs = Costs()
+
+    costs.learn_end(run_of(), 1_000)
+    costs.learn_end(ComputeTask(adder), 500)
+
+    assert costs.expected_ns(ComputeTask(len)) is None
+    assert costs.expected_ns(ComputeTask(adder)) == costs.expected_ns(ArrayTask(adder, range(3))) == 500
+
+
+def test_what_the_user_expects_goes_before_what_was_learned() -> None:
+    costs = Costs()
+    costs.learn(adder, 500, 1)
+
+    assert costs.expected_ns(ComputeTask(adder, duration_s=2)) == 2e9
+    assert costs.expected_ns(ArrayTask(adder, range(3), options=TaskOptions(duration_s=3))) == 3e9
+
+
+def test_a_task_that_is_warned_needs_twice_the_time_from_the_warning_to_the_end() -> None:
+    costs = Costs()
+    costs.learn_end(run_of(), 3_600 * 10**9)
+
+    assert costs.expected_ns(run_of(warn_s=60)) == 120e9
+    assert costs.expected_ns(run_of(warn_s=60, duration_s=30)) == 30e9
 
 
 def test_what_is_remembered_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as calls on the loop, with real signals to this process."""
+"""Ctrl-C, SIGTERM and SIGUSR1 as calls on the loop, with real signals to this process."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ class Heard:
 
     def interrupts(self) -> Interrupts:
         return Interrupts(on_drain=lambda: self.calls.append("drain"), on_stop=lambda: self.calls.append("stop"))
+
+
+@pytest.fixture
+def heard_of_time() -> list[str]:
+    """Return how often it was said that time runs out."""
+    return []
 
 
 def send(*signums: signal.Signals) -> None:
@@ -108,7 +114,40 @@ async def test_ctrl_c_is_still_heard_after_the_first_of_two_has_left() -> None:
     assert first.calls == []
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+async def test_sigusr1_says_that_time_runs_out_each_time(heard_of_time: list[str]) -> None:
+    heard = Heard()
+
+    with Interrupts(lambda: None, heard.calls.clear, lambda: heard_of_time.append("out of time")):
+        send(signal.SIGUSR1)
+        await eventually(lambda: len(heard_of_time) == 1)
+        send(signal.SIGUSR1)
+        await eventually(lambda: len(heard_of_time) == 2)
+
+
+async def test_sigusr1_neither_drains_nor_stops_by_itself() -> None:
+    heard = Heard()
+
+    with heard.interrupts():
+        send(signal.SIGUSR1, signal.SIGTERM)
+        await eventually(lambda: heard.calls)
+
+    assert heard.calls == ["stop"]
+
+
+async def test_sigusr1_that_the_application_handles_is_left_alone(heard_of_time: list[str]) -> None:
+    own: list[int] = []
+    before = signal.signal(signal.SIGUSR1, lambda signum, _frame: own.append(signum))
+    try:
+        with Interrupts(lambda: None, lambda: None, lambda: heard_of_time.append("out of time")):
+            send(signal.SIGUSR1)
+            await eventually(lambda: own)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert heard_of_time == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 async def test_handlers_found_are_back_afterwards(signum: signal.Signals) -> None:
     before = signal.getsignal(signum)
 

@@ -326,7 +326,7 @@ class TestClosing:
         task.watch(told.append)
         other.watch(told.append)
         with monkeypatch.context() as patch:
-            patch.setattr(session._journal, "commit", fail)
+            patch.setattr(session._run.journal, "commit", fail)
             backend.done(task)
 
             with pytest.raises(JournalError, match="the disk is full"):
