@@ -34,7 +34,7 @@ from rhapsody.telemetry.frames import (
     encode_frame,
 )
 from rhapsody.telemetry.results import KeptResults, OversizeError
-from rhapsody.telemetry.segments import SEGMENT_BYTES, SegmentWriter
+from rhapsody.telemetry.segments import MARK, SEGMENT_BYTES, SegmentWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,9 @@ class Journal(EventSink):
         """
         after = after or JournalEnd()
         results = KeptResults(folder, count=after.kept_segments, index=after.kept_frames, segment_bytes=segment_bytes)
-        segments = SegmentWriter(folder / "journal", segment_bytes, count=after.segments)
+        segments = SegmentWriter(
+            folder / "journal", segment_bytes, count=after.segments, mark=MARK, frames=after.frames
+        )
         journal = cls(segments, results, after.frames)
         try:
             journal._append(Run(SCHEMA, json.dumps(run), after.session + 1))

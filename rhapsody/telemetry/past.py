@@ -80,7 +80,7 @@ class Past(History):
         self._salvaged_items = recollection.salvaged_items
         self._restored = bytearray(len(self._register))
         """By row, whether its task was restored in this session."""
-        self._missing = self._register.missing_numbers() if recollection.gaps else frozenset()
+        self._missing, self._is_cut = recollection.missing, recollection.is_cut
         self._register.begin_session()
 
     @property
@@ -202,7 +202,8 @@ class Past(History):
 
     def _if_it_may_be_missing(self, task: Task) -> Recalled | None:
         """Return a task UNKNOWN that may have run, but stands where the journal is damaged."""
-        if task.number not in self._missing or task.options.idempotent or self._rerun_unknown:
+        is_suspect = self._is_cut or task.number in self._missing
+        if not is_suspect or task.options.idempotent or self._rerun_unknown:
             return None
         self.tally.unknown += 1
         text = "nobody knows whether it ran: the journal of this run is damaged, where it may have stood"

@@ -12,7 +12,8 @@ from rhapsody.telemetry.frames import Accepted, AnyRecord, Entered, ItemsEntered
 from rhapsody.telemetry.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING
 from rhapsody.telemetry.reader import JournalReader, each, expand, per_task
 from rhapsody.telemetry.register import NOBODY, Register, key_of
-from rhapsody.telemetry.scan import JournalTail, located
+from rhapsody.telemetry.scan import JournalTail, located, segments
+from rhapsody.telemetry.segments import MARK, read_mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +48,8 @@ class Recollection:
         salvaged: How tasks ended, by row, where that is not in the journal.
         salvaged_items: Values of items of array tasks that are not there either; a stretch of an item log names them by
             -1, -2, … in place of a frame.
-        gaps: Whether the last session's journal is damaged, so that tasks of it may be missing here.
+        missing: Numbers of tasks that may stand where the journal is damaged.
+        is_cut: Whether the journal's end is missing, so that any further task may have stood there.
 
     Raises:
         JournalError: There is no journal, a segment is missing, or one cannot be read.
@@ -58,20 +60,32 @@ class Recollection:
         self.session = 0
         self.salvaged: dict[int, Report] = {}
         self.salvaged_items: list[Sequence[Any]] = []
-        self.gaps = False
+        self.missing: set[int] = set()
+        self.is_cut = False
+        self._has_gaps = False
         self._aftermaths = aftermaths
         self._damages = damages
         reader = JournalReader(folder, self._note_damage)
         for path, offset, record in reader.records():
             with located(path, offset):
                 self._take(record, reader)
-        self._end_session()
         self.frames = reader.index
         self.tail = reader.tail
+        self._look_for_cut(folder / "journal")
+        self._end_session()
+
+    def _look_for_cut(self, journal: Path) -> None:
+        """Notice when more was on disk than is there now."""
+        synced = read_mark(journal / MARK)
+        if synced > self.frames:
+            path = segments(journal)[-1]
+            reason = f"the file was cut off: {synced} frames of the journal were on disk, {self.frames} are there"
+            self._note_damage(JournalTail(path.name, path.stat().st_size, reason))
+            self.is_cut = True
 
     def _note_damage(self, place: JournalTail) -> None:
         self._damages.append(place)
-        self.gaps = True
+        self._has_gaps = True
 
     def _take(self, record: AnyRecord, reader: JournalReader) -> None:
         match record:
@@ -174,7 +188,10 @@ class Recollection:
         aftermath = self._aftermaths.get(self.session, Aftermath())
         for report in aftermath.reports:
             self._salvage(report)
-        self.register.settle(complete=aftermath.complete and not self.gaps)
+        self.register.settle(complete=aftermath.complete and not self._has_gaps)
+        if self._has_gaps:
+            self.missing |= self.register.missing_numbers()
+            self._has_gaps = False
 
     def _salvage(self, report: Report) -> None:
         register = self.register

@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from contextlib import suppress
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rhapsody.errors import JournalError
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEGMENT_BYTES = 256 << 20
+MARK = "synced"
+"""File of the journal that tells how many of its frames are on disk."""
 SYNC_DELAY_S = 0.05
 """From the first write until fsync begins; it leaves as long again for fsync itself to be done within 100 ms."""
 
@@ -30,21 +33,34 @@ class SegmentWriter:
         segment_bytes: Size from which on a new segment is begun.
         suffix: Of the segments' names.
         count: Segments that are there already.
+        mark: File in the folder that tells how many frames are on disk, so that a segment that was cut off later is
+            noticed; None for no such file.
+        frames: Frames that are there already.
 
     Raises:
         JournalError: The folder or the first segment could not be made.
     """
 
-    def __init__(self, folder: Path, segment_bytes: int, *, suffix: str = ".log", count: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        segment_bytes: int,
+        *,
+        suffix: str = ".log",
+        count: int = 0,
+        mark: str | None = None,
+        frames: int = 0,
+    ) -> None:
         self._folder = folder
+        self._frames = frames
         self._segment_bytes = segment_bytes
         self._suffix = suffix
         self._count = count
         self._file = -1
         self._size = 0
-        self._unsynced: deque[tuple[int, bytes]] = deque()
-        """What was written and is not known to be on disk, each with the ticket of the fsync that brings it there."""
-        self._syncer = Syncer()
+        self._unsynced: deque[tuple[int, list[bytes]]] = deque()
+        """Frames that were written and are not known to be on disk, each batch with how many there were with it."""
+        self._syncer = Syncer(folder / mark if mark else None)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             _sync_folder(folder.parent)
@@ -71,8 +87,7 @@ class SegmentWriter:
             return
         if self.closed:
             raise JournalError(f"{len(frames)} frames for the journal {self._folder}, which is closed")
-        whole = b"".join(frames)
-        data = memoryview(whole)
+        data = memoryview(b"".join(frames))
         written = 0
         try:
             if self._file < 0 or self._size >= self._segment_bytes:
@@ -85,8 +100,10 @@ class SegmentWriter:
             hint = "make room and commit again: nothing is lost yet"
             raise JournalError(f"cannot write {place}: {exc.strerror}; {hint}") from exc
         self._size += written
+        self._frames += len(frames)
+        self._unsynced.append((self._frames, frames.copy()))
         frames.clear()
-        self._unsynced.append((self._syncer.request(), whole))
+        self._syncer.request(self._frames)
         while self._unsynced[0][0] <= self._syncer.synced:
             self._unsynced.popleft()
 
@@ -119,7 +136,9 @@ class SegmentWriter:
         if error is None:
             return
         failed = self._sync_error(error)
-        frames[:0] = [data for ticket, data in self._unsynced if ticket > self._syncer.synced]
+        again = [batch for count, batch in self._unsynced if count > self._syncer.synced]
+        self._frames -= sum(map(len, again))
+        frames[:0] = chain.from_iterable(again)
         self._unsynced.clear()
         if self._file >= 0:
             self._start_over()
@@ -173,6 +192,7 @@ class SegmentWriter:
                 written -= len(frames[whole])
                 whole += 1
             del frames[:whole]
+            self._frames += whole
             self._abandon()
 
     def _abandon(self) -> None:
@@ -186,16 +206,20 @@ class SegmentWriter:
 class Syncer:
     """A thread that brings a file to disk soon after something was written; it sleeps while nothing is.
 
+    Args:
+        mark: File that tells how many frames are on disk, or None.
+
     Attributes:
-        synced: Ticket up to which everything is on disk.
+        synced: Frames that are on disk.
         synced_any: Whether an fsync of the file that is watched has succeeded.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: Path | None = None) -> None:
         self.ended = False
         self.synced = 0
         self.synced_any = False
-        self._ticket = 0
+        self._mark = mark
+        self._frames = 0
         self._file = -1
         self._held = threading.Lock()
         """Held during fsync, so that the file is not closed meanwhile."""
@@ -214,12 +238,11 @@ class Syncer:
             self._file = file
             self.synced_any = False
 
-    def request(self) -> int:
-        """Ask for an fsync of what is written by now; return its ticket."""
-        self._ticket += 1
+    def request(self, frames: int) -> None:
+        """Ask for an fsync of what is written by now: so many frames."""
+        self._frames = frames
         if not self._wanted.is_set():
             self._wanted.set()
-        return self._ticket
 
     def take_error(self) -> OSError | None:
         """Return the error of an fsync that was not told yet."""
@@ -249,13 +272,33 @@ class Syncer:
         with self._held:
             if self._file < 0 or self._error is not None:  # until that is taken, `synced` must not go beyond it
                 return
-            ticket = self._ticket
+            frames = self._frames
             try:
                 os.fsync(self._file)
             except OSError as exc:
                 self._error = exc
-            else:
-                self.synced, self.synced_any = ticket, True
+                return
+            self.synced, self.synced_any = frames, True
+            if self._mark is not None:
+                with suppress(OSError):  # only a truncated journal would be noticed later
+                    write_mark(self._mark, frames)
+
+
+def write_mark(path: Path, frames: int) -> None:
+    """Write how many frames are on disk, without waiting until this is, too."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.pwrite(file, b"%020d\n" % frames, 0)
+    finally:
+        os.close(file)
+
+
+def read_mark(path: Path) -> int:
+    """Return how many frames are on disk at least; 0 when that is not known."""
+    try:
+        return int(path.read_bytes())
+    except (OSError, ValueError):
+        return 0
 
 
 def _sync_folder(folder: Path) -> None:

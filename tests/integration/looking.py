@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from rhapsody.model.event import State
@@ -13,6 +14,7 @@ from tests.eventually import eventually
 from tests.integration.command import WITHIN_S, Command, Ended, Running
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
 GATED = """
@@ -81,17 +83,18 @@ def runs_of(folder: Path) -> list[Path]:
 
 
 async def rhapsody(folder: Path, *args: str) -> Ended:
-    """Run the command with other runs' folders than the user's; return what it said."""
-    process = await start(folder, *args)
-    out, err = await asyncio.wait_for(process.communicate(), WITHIN_S)
+    """Run the command over the runs of a folder; return what it said."""
+    async with started(folder, *args) as process:
+        out, err = await asyncio.wait_for(process.communicate(), WITHIN_S)
     assert process.returncode is not None
     return Ended(process.returncode, out.decode(), err.decode())
 
 
-async def start(folder: Path, *args: str) -> asyncio.subprocess.Process:
-    """Start the command."""
+@asynccontextmanager
+async def started(folder: Path, *args: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Start the command over the runs of a folder; kill it in the end if it still runs."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RHAPSODY_")}
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *("/usr/bin/env", "--default-signal=INT", sys.executable, "-m", "rhapsody", *args),
         cwd=folder,
         env={"RHAPSODY_RUNS": str(folder / "runs"), **inherited},
@@ -99,3 +102,15 @@ async def start(folder: Path, *args: str) -> asyncio.subprocess.Process:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def next_line(process: asyncio.subprocess.Process) -> str:
+    """Return the next line that a command prints."""
+    assert process.stdout is not None
+    return (await asyncio.wait_for(process.stdout.readline(), WITHIN_S)).decode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from rhapsody.cli import ending
 from rhapsody.session.lease import local_boot, process_started, read_holder
 from tests.eventually import eventually
 from tests.integration.command import WITHIN_S
-from tests.integration.looking import GATED, Gated, rhapsody, runs_of, start
+from tests.integration.looking import GATED, Gated, rhapsody, runs_of, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,11 +47,11 @@ async def test_a_running_run_is_stopped(command: Command) -> None:
 async def test_a_draining_run_ends_what_runs_and_starts_no_more(command: Command) -> None:
     run = await Gated(command).up()
     gates = sorted(int(file.suffix[1:]) for file in command.folder.glob("up.[0-9]"))
-    cancelling = await start(command.folder, "cancel", run.run_dir.name, "--drain")
 
-    await eventually(lambda: "draining" in run.running.err, within_s=WITHIN_S, what="the run drains")
-    await run.open(*gates)
-    out, _ = await asyncio.wait_for(cancelling.communicate(), WITHIN_S)
+    async with started(command.folder, "cancel", run.run_dir.name, "--drain") as cancelling:
+        await eventually(lambda: "draining" in run.running.err, within_s=WITHIN_S, what="the run drains")
+        await run.open(*gates)
+        out, _ = await asyncio.wait_for(cancelling.communicate(), WITHIN_S)
 
     assert cancelling.returncode == 0
     assert out.decode() == f"{run.run_dir.name} has ended: 11 DONE, 1 FAILED, 2 CANCELED\n"
@@ -174,5 +175,5 @@ def test_a_process_that_has_the_pid_of_the_holder_by_now_is_not_signaled(
     code = ending.end_run(tmp_path / "deaf", drain=False, limit_s=0.0)
 
     assert code == 0
-    assert not ending._signal(read_holder(tmp_path / "deaf") or holder, ending.signal.SIGTERM)
+    assert not ending._signal(read_holder(tmp_path / "deaf") or holder, signal.SIGTERM)
     assert os.waitpid(deaf.pid, os.WNOHANG) == (0, 0)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 from tests.integration.command import WITHIN_S
-from tests.integration.looking import GATED, Gated, rhapsody, runs_of, start
+from tests.integration.looking import GATED, Gated, next_line, rhapsody, runs_of, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,16 +82,14 @@ async def test_following_a_run_ends_with_it(command: Command) -> None:
     run = await Gated(command).up()
     log = run.run_dir / "logs" / "workers-other.log"
     log.write_text("one\ntw")
-    following = await start(command.folder, "logs", "-f")
-    assert following.stdout is not None
-    first = b""
-    while first != b"workers-other | one\n":
-        first = await asyncio.wait_for(following.stdout.readline(), WITHIN_S)
 
-    with log.open("a") as file:
-        file.write("o\nthree")
-    await run.open(0, 1, 2, 3)
-    out, err = await asyncio.wait_for(following.communicate(), WITHIN_S)
+    async with started(command.folder, "logs", "-f") as following:
+        while await next_line(following) != "workers-other | one\n":
+            pass
+        with log.open("a") as file:
+            file.write("o\nthree")
+        await run.open(0, 1, 2, 3)
+        out, err = await asyncio.wait_for(following.communicate(), WITHIN_S)
 
     assert following.returncode == 0
     assert err == b""
@@ -106,12 +102,11 @@ async def test_following_a_run_ends_with_it(command: Command) -> None:
 async def test_ctrl_c_ends_following_without_a_word(command: Command) -> None:
     run = await Gated(command).up()
     (run.run_dir / "logs" / "workers-other.log").write_text("one\n")
-    following = await start(command.folder, "logs", "-f")
-    assert following.stdout is not None
-    await asyncio.wait_for(following.stdout.readline(), WITHIN_S)
 
-    following.send_signal(signal.SIGINT)
-    _, err = await asyncio.wait_for(following.communicate(), WITHIN_S)
+    async with started(command.folder, "logs", "-f") as following:
+        await next_line(following)
+        following.send_signal(signal.SIGINT)
+        _, err = await asyncio.wait_for(following.communicate(), WITHIN_S)
 
     assert (following.returncode, err) == (0, b"")
     assert run.running.process.poll() is None
@@ -121,18 +116,16 @@ async def test_a_broken_pipe_is_no_traceback(command: Command, write: Write) -> 
     run_dir = await ended_run(command, write)
     (run_dir / "logs" / "session.log").write_text("a line\n" * 200_000)
 
-    piped = await asyncio.to_thread(
-        subprocess.run,
-        f"{sys.executable} -m rhapsody logs {run_dir} | head -1",
-        shell=True,
-        capture_output=True,
-        text=True,
-        timeout=WITHIN_S,
-        check=False,
-    )
+    async with started(command.folder, "logs") as showing:
+        first = await next_line(showing)
+        assert showing.stdout is not None
+        showing.stdout._transport.close()  # type: ignore[attr-defined]  # what `head -1` does
+        await asyncio.wait_for(showing.wait(), WITHIN_S)
+        assert showing.stderr is not None
+        err = await showing.stderr.read()
 
-    assert piped.stdout == "session | a line\n"
-    assert piped.stderr == ""
+    assert first == "session | a line\n"
+    assert err == b""
 
 
 # Of a task
@@ -170,14 +163,13 @@ async def test_of_a_task_in_a_resumed_run_the_newest_session_is_shown(command: C
 async def test_following_a_task_ends_when_it_has_ended(command: Command) -> None:
     run = await Gated(command).up()
     (up, *_) = sorted(int(file.suffix[1:]) for file in command.folder.glob("up.[0-9]"))
-    following = await start(command.folder, "logs", "-f", "--task", f"gate-{up}")
-    assert following.stdout is not None
-    first = await asyncio.wait_for(following.stdout.readline(), WITHIN_S)
 
-    await run.open(up)
-    rest, err = await asyncio.wait_for(following.communicate(), WITHIN_S)
+    async with started(command.folder, "logs", "-f", "--task", f"gate-{up}") as following:
+        first = await next_line(following)
+        await run.open(up)
+        rest, err = await asyncio.wait_for(following.communicate(), WITHIN_S)
 
-    assert (following.returncode, first, rest, err) == (0, b"out\n", b"", b"")
+    assert (following.returncode, first, rest, err) == (0, "out\n", b"", b"")
     assert run.running.process.poll() is None
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.eventually import eventually
 from tests.integration.command import WITHIN_S
-from tests.integration.looking import GATED, Gated, rhapsody, runs_of, start
+from tests.integration.looking import GATED, Gated, next_line, rhapsody, runs_of, started
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,15 +159,14 @@ async def test_a_run_without_a_journal_is_told_of_by_what_it_left(command: Comma
 
 async def test_watching_ends_with_the_run(command: Command) -> None:
     run = await Gated(command).up()
-    watching = await start(command.folder, "status", "--watch", "--json")
-    assert watching.stdout is not None
-    first = json.loads(await watching.stdout.readline())
 
-    await run.open(0, 1, 2, 3)
-    rest = (await watching.stdout.read()).decode().splitlines()
-    last = json.loads(rest[-1])
+    async with started(command.folder, "status", "--watch", "--json") as watching:
+        first = json.loads(await next_line(watching))
+        await run.open(0, 1, 2, 3)
+        out, _ = await asyncio.wait_for(watching.communicate(), WITHIN_S)
+    last = json.loads(out.splitlines()[-1])
 
-    assert await watching.wait() == 0
+    assert watching.returncode == 0
     assert first["run"]["condition"] == "RUNNING"
     assert last["run"]["condition"] == "ENDED"
     assert last["tasks"] == {"DONE": 13, "FAILED": 1}
@@ -175,12 +174,11 @@ async def test_watching_ends_with_the_run(command: Command) -> None:
 
 async def test_ctrl_c_ends_watching_without_a_word(command: Command) -> None:
     await Gated(command).up()
-    watching = await start(command.folder, "status", "--watch")
-    assert watching.stdout is not None
-    await watching.stdout.readline()
 
-    watching.send_signal(signal.SIGINT)
-    out, err = await asyncio.wait_for(watching.communicate(), WITHIN_S)
+    async with started(command.folder, "status", "--watch") as watching:
+        await next_line(watching)
+        watching.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(watching.communicate(), WITHIN_S)
 
     assert watching.returncode == 0
     assert err == b""

@@ -197,6 +197,17 @@ class TestArrays:
         assert rig.backend.running == [other]
         assert rig.counts == {"DONE": 2, "READY": 98, "PLACED": 1}
 
+    async def test_array_of_which_nothing_runs_any_more_ends_when_the_scheduler_is_closed(self) -> None:
+        rig = rig_with(10)
+        array = ArrayTask(first, range(100), options=TaskOptions(duration_s=4))
+        await rig.submit(array)
+        end(rig, array, took_s=8)
+
+        rig.scheduler.close("out of time: it is late")
+
+        assert array.state is State.CANCELED
+        assert rig.counts == {"DONE": 2, "CANCELED": 98}
+
     async def test_duration_of_items_is_learned(self) -> None:
         rig = rig_with(10)
         array = ArrayTask(first, range(100), chunk=2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rhapsody.abc import NO_EDGES, Assignment
 from rhapsody.model.allocation import Allocation, Node, NodeShape
@@ -56,16 +56,19 @@ def array(length: int) -> ArrayTask:
 class Story:
     """Writes a run's journal; moments are seconds since its beginning."""
 
-    def __init__(self, folder: Path, *, cores: int = 4, gpus: int = 0, nodes: int = 1) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cores: int = 4,
+        gpus: int = 0,
+        nodes: int = 1,
+        **about: Any,  # noqa: ANN401 - JSON
+    ) -> None:
         self.folder = folder
         shape = NodeShape(cores=cores, gpus=gpus)
         allocation = Allocation(nodes=tuple(Node(name=f"n{at}", shape=shape) for at in range(nodes)))
-        self.run = {
-            "uid": folder.name,
-            "allocation": allocation.model_dump(mode="json"),
-            "oversubscribed": False,
-            "started_ns": T0,
-        }
+        self.run: dict[str, Any] = {"uid": folder.name, "allocation": allocation.model_dump(mode="json")} | about
         self.journal = Journal.create(folder, self.run)
         self._session = 1
 
@@ -116,14 +119,14 @@ class Story:
     def launch(self, at: float, each: ArrayTask, items: tuple[int, int], attempt: int) -> None:
         self.journal.placed([Assignment(Placement((Slot(0, (0,)),)), [each], items, attempt)], _ns(at))
 
-    def items(  # noqa: PLR0913 - what the journal takes
+    def items(
         self, state: State, at: float, each: ArrayTask, items: tuple[int, int], attempt: int, text: str = ""
     ) -> None:
         each.attempt = attempt
         self.journal.items_entered(state, each, items, _ns(at), text)
 
     def measured(self) -> Measured:
-        self.journal.commit()
+        self.journal.close()
         return measure(self.folder)
 
 

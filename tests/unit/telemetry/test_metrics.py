@@ -9,7 +9,8 @@ import pytest
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause
 from rhapsody.model.resources import Resources
-from tests.unit.telemetry.story import AskingTask, StayingTask, Story, task, work
+from rhapsody.model.task import ComputeTask
+from tests.unit.telemetry.story import T0, AskingTask, S, StayingTask, Story, task, work
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +85,7 @@ class TestThroughput:
         found = story.measured()
 
         assert found.throughput == 0.5
-        assert found.sessions[0].end_ns == story.run["started_ns"] + 8_000_000_000
+        assert found.sessions[0].end_ns == T0 + 8 * S
         assert found.tasks == {"RUNNING": 1, "DONE": 2}
 
 
@@ -421,18 +422,15 @@ class TestNumbers:
     def test_tasks_may_be_submitted_in_any_order_and_with_gaps(self, tmp_path: Path) -> None:
         story = Story(tmp_path)
         made = [task() for _ in range(30_000)]
-        late, early = made[-7:], made[3:5]
-        story.whole(0, 1, 2, *reversed(late))
-        story.whole(0, 2, 4, early[1], late[0] if late[0].attempt == 0 else made[20_000], early[0])
+        story.whole(0, 1, 2, *reversed(made[-7:]))
+        story.whole(0, 2, 4, made[4], made[20_000], made[3])
 
         found = story.measured()
 
         assert found.tasks == {"DONE": 10}
-        assert found.families[0].busy_ns == (7 * 1 + 3 * 2) * 1_000_000_000
+        assert found.families[0].busy_ns == (7 * 1 + 3 * 2) * S
 
     def test_labels_without_end_share_a_line(self, tmp_path: Path) -> None:
-        from rhapsody import ComputeTask  # noqa: PLC0415
-
         story = Story(tmp_path)
         tasks = [ComputeTask(executable=f"/bin/program-{number}") for number in range(1_200)]
         story.whole(0, 1, 2, *tasks)
@@ -458,17 +456,9 @@ class TestJson:
         assert shown["metrics"]["overhead"]["stages"]["ready_placed"] == {"tasks": 0, "mean_s": None}
 
     def test_a_journal_that_does_not_say_what_there_is_has_no_utilization(self, tmp_path: Path) -> None:
-        story = Story(tmp_path / "with")
-        story.journal.close()
-        (tmp_path / "without").mkdir()
-        story.run = {"uid": "without"}
-        bare = Story.__new__(Story)
-        bare.folder, bare.run = tmp_path / "without", story.run
-        from rhapsody.telemetry.journal import Journal  # noqa: PLC0415
+        story = Story(tmp_path, allocation=None)
+        story.whole(0, 0, 1, task())
 
-        bare.journal = Journal.create(bare.folder, bare.run)
-        bare.whole(0, 0, 1, task())
-
-        found = bare.measured()
+        found = story.measured()
 
         assert (found.cores, found.core_utilization, found.throughput) == (None, None, 1.0)

@@ -103,7 +103,7 @@ def a_small_run(folder: Path) -> Twin:
 
 
 def only_segment(folder: Path) -> Path:
-    (path,) = (folder / "journal").iterdir()
+    (path,) = (folder / "journal").glob("*.log")
     return path
 
 
