@@ -42,9 +42,9 @@ def find_run(target: str | None, runs: Path | None = None) -> Path:
         return _run_at(Path(target).expanduser())
     parent = runs_folder(runs)
     if target and _is_run(parent / target):
-        return (parent / target).absolute()
+        return (parent / target).resolve()
     if Path(target).is_dir() and _is_run(Path(target)):
-        return Path(target).absolute()
+        return Path(target).resolve()
     return _only_one(target, list_runs(runs), parent)
 
 
@@ -106,7 +106,7 @@ def errors_told() -> Iterator[None]:
 def _run_at(folder: Path) -> Path:
     """Return the run folder at a path."""
     if _is_run(folder):
-        return folder.absolute()
+        return folder.resolve()  # its name is the run's uid: so neither `..` nor a link called `latest`
     if not folder.is_dir():
         raise SpecError(f"the run folder {folder} does not exist{_nearby(folder.absolute().parent)}")
     raise SpecError(f"{folder} is no run folder: it has neither run.json nor journal/{_nearby(folder)}")

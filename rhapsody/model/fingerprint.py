@@ -11,12 +11,14 @@ import marshal
 import pickle
 from collections import OrderedDict
 from contextlib import suppress
-from functools import partial
+from copyreg import dispatch_table
+from functools import lru_cache, partial
 from hashlib import blake2b
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from rhapsody.errors import SpecError
 from rhapsody.model.arguments import SCALARS
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.task import ComputeTask, Task
@@ -31,6 +33,8 @@ SHORT_BYTES = 64
 """Marshalled arguments up to this length are their own fingerprint."""
 _LONG = 10_000
 """Lists and dicts of more are pickled at once: quicker, but sets in them spoil the fingerprint."""
+_MOST_VALUES = 200_000
+"""Values that are taken apart for one fingerprint at most: in a web of objects there are paths without end."""
 _FUNCTIONS_KEPT = 4096
 MARSHAL = 2
 """Version of marshal's format: the last one that does not depend on which equal objects are the same."""
@@ -54,10 +58,12 @@ class Codes:
         return code if not (code and ranks) else _digest([code, _scalar(ranks)])
 
     def _of_function(self, function: object) -> bytes:
+        if function is None:
+            return _NONE
         known = self._known.get(id(function))
         if known is not None and known[0]() is function:
             return known[1]
-        code = _safely(lambda: _digest(_Writer([]).parts_of(function)))
+        code = _safely(lambda: _digest(_Writer([]).parts_of_callable(function)))
         with suppress(TypeError):  # some callable objects cannot be referred to weakly
             self._known[id(function)] = ref(function), code
             if len(self._known) > _FUNCTIONS_KEPT:
@@ -129,6 +135,9 @@ class _Writer:
         """What is being taken apart, from the outside in: holds temporary objects, whose addresses must not recur."""
         self._within: dict[int, int] = {}
         """Where on the path an object is, by its address: it may hold itself."""
+        self._defined: dict[int, tuple[int, object]] = {}
+        """Functions and classes that were taken apart, by their address, with their position among these."""
+        self._left = _MOST_VALUES
 
     def parts_of(self, value: object) -> list[bytes]:
         """Return the bytes of a value.
@@ -139,13 +148,25 @@ class _Writer:
         self._write(value)
         return self._parts
 
+    def parts_of_callable(self, value: object) -> list[bytes]:
+        """Return the bytes of what a task calls: of an object also those of the method that does it."""
+        self._write(value)
+        while isinstance(value, partial):
+            value = value.func
+        if callable(value) and isinstance(method := type(value).__call__, FunctionType):
+            self._write(method)
+        return self._parts
+
     def _write(self, value: object) -> None:
         kind = type(value)
         if kind in SCALARS or ((kind is list or kind is tuple) and SCALARS.issuperset(map(type, value))):  # type: ignore[call-overload]
             self._parts.append(_scalar(value))
         elif (at := self._within.get(id(value))) is not None:
             self._parts.append(b"again %d" % at)
+        elif self._left == 0:
+            raise RecursionError(f"it holds more than {_MOST_VALUES:,} values")
         else:
+            self._left -= 1
             self._within[id(value)] = len(self._path)
             self._path.append(value)
             self._write_deep(value)
@@ -167,16 +188,21 @@ class _Writer:
             self._write(value)
 
     def write_sequence(self, values: Sequence[object]) -> None:
-        if len(values) > _LONG:
-            self._parts.append(pickle.dumps(values, protocol=5))
-        else:
+        if not self._write_long(values):
             self._write_all(type(values).__name__, values)
 
     def write_dict(self, values: dict[object, object]) -> None:
-        if len(values) > _LONG:
-            self._parts.append(pickle.dumps(values, protocol=5))
-        else:
+        if not self._write_long(values):
             self._write_sorted("dict", values.items())
+
+    def _write_long(self, values: Sequence[object] | dict[object, object]) -> bool:
+        """Write a long list or dict at once; return whether that was possible."""
+        if len(values) <= _LONG:
+            return False
+        with suppress(SpecError):  # it holds tasks
+            self._parts.append(pickle.dumps(values, protocol=5))
+            return True
+        return False
 
     def write_set(self, values: Iterable[object]) -> None:
         self._write_sorted("set", ((value,) for value in values))
@@ -188,14 +214,14 @@ class _Writer:
         self._parts += [b"bytes", bytes(value)]
 
     def _write_sorted(self, name: str, rows: Iterable[tuple[object, ...]]) -> None:
-        """Write rows in an order that follows from what is in them."""
-        outer, found = self._parts, []
+        """Write rows in an order that follows from what is in them: none may refer to what stands in another."""
+        outer, defined, found = self._parts, self._defined, []
         for row in rows:
-            self._parts = []
+            self._parts, self._defined = [], defined.copy()
             for value in row:
                 self._write(value)
             found.append(self._parts)
-        self._parts = outer
+        self._parts, self._defined = outer, defined
         self._parts.append(f"{name} {len(found)}".encode())
         for parts in sorted(found):
             self._parts += parts
@@ -204,8 +230,21 @@ class _Writer:
         name = getattr(value, "__qualname__", None) or getattr(value, "__name__", "")
         self._parts.append(f"named {getattr(value, '__module__', '')}.{name}".encode())
 
+    def write_method(self, method: MethodType | BuiltinFunctionType) -> None:
+        """Write a function, and what it is bound to: an object, a class, or the module of a builtin one."""
+        if isinstance(method, MethodType):
+            self._write(method.__func__)
+        else:
+            self.write_name(method)
+        self._write(method.__self__)
+
+    def write_cached(self, function: Any) -> None:  # noqa: ANN401 - the type has no name
+        self._write(function.__wrapped__)
+
     def write_function(self, function: FunctionType) -> None:
         """Write a function: its code, what it closes over, and what it uses of its own module."""
+        if self._is_defined(function):
+            return
         self._parts.append(f"function {function.__qualname__}".encode())
         self._write(function.__code__)
         self._write(function.__defaults__)
@@ -219,23 +258,37 @@ class _Writer:
                 self._parts.append(name.encode())
                 self._write(value)
 
+    def _is_defined(self, value: object) -> bool:
+        """Return whether a function or class was taken apart before; if so, refer to it."""
+        known = self._defined.get(id(value))
+        if known is None:
+            self._defined[id(value)] = len(self._defined), value
+            return False
+        self._parts.append(b"defined %d" % known[0])
+        return True
+
     def write_code(self, code: CodeType) -> None:
-        self._parts.append(code.co_code)
+        self._parts += [code.co_code, code.co_exceptiontable]
         names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
         counts = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
         self._parts.append(_scalar((names, counts)))
         self._write_all("constants", code.co_consts)
 
     def _write_class(self, value: type) -> None:
-        """Write a class: its name, and the methods of one that a script defines."""
+        """Write a class: its name, and of one that a script defines what makes its objects behave as they do."""
         self.write_name(value)
-        methods = {name: item for name, item in vars(value).items() if isinstance(item, FunctionType)}
-        if value.__module__ in _SCRIPTS:
-            self._write_sorted("methods", ((name, item.__code__) for name, item in methods.items()))
+        if value.__module__ not in _SCRIPTS or self._is_defined(value):
+            return
+        self._write_all("bases", value.__bases__)
+        for name in sorted(vars(value)):
+            for part in _behaviour_of(name, vars(value)[name]):
+                self._parts.append(name.encode())
+                self._write(part)
 
     def _write_reduced(self, value: object) -> None:
         """Write what pickle would rebuild an object from."""
-        reduced = value.__reduce_ex__(4)
+        reduce = dispatch_table.get(type(value))
+        reduced = reduce(value) if reduce is not None else value.__reduce_ex__(4)
         if isinstance(reduced, str):
             self.write_name(value)
             return
@@ -249,6 +302,7 @@ class _Writer:
         self._write(None if pairs is None else dict(pairs))
 
 
+_Cached: type = type(lru_cache(_safely))
 _WRITERS: dict[type, Callable[[_Writer, Any], None]] = {
     list: _Writer.write_sequence,
     tuple: _Writer.write_sequence,
@@ -261,7 +315,9 @@ _WRITERS: dict[type, Callable[[_Writer, Any], None]] = {
     FunctionType: _Writer.write_function,
     CodeType: _Writer.write_code,
     ModuleType: _Writer.write_name,
-    BuiltinFunctionType: _Writer.write_name,
+    MethodType: _Writer.write_method,
+    BuiltinFunctionType: _Writer.write_method,
+    _Cached: _Writer.write_cached,
 }
 """Who takes what apart; what is not here is taken apart as pickle would."""
 
@@ -276,6 +332,16 @@ def _content_of(cell: Any) -> object:  # noqa: ANN401 - what a closure holds
         return None
 
 
+def _behaviour_of(name: str, member: object) -> list[object]:
+    """Return the parts of a class's member that belong to its fingerprint."""
+    if isinstance(member, staticmethod | classmethod):
+        return [member.__func__]
+    if isinstance(member, property):
+        return [member.fget, member.fset, member.fdel]
+    is_ours = isinstance(member, FunctionType) or (_is_constant(member) and not name.startswith("__"))
+    return [member] if is_ours else []
+
+
 def _names_in(code: CodeType) -> set[str]:
     """Return the names that code uses, that of functions inside it too."""
     found = set(code.co_names)
@@ -287,8 +353,14 @@ def _names_in(code: CodeType) -> set[str]:
 
 def _is_of_module(value: object, names: dict[str, Any]) -> bool:
     """Return whether a global belongs to a function's fingerprint: a function of its module, or a plain constant."""
+    if isinstance(value, _Cached):
+        value = getattr(value, "__wrapped__", None)
     if isinstance(value, FunctionType):
         return value.__globals__ is names
     if isinstance(value, type):
         return value.__module__ == names.get("__name__")
+    return _is_constant(value)
+
+
+def _is_constant(value: object) -> bool:
     return type(value) in SCALARS or (type(value) is tuple and SCALARS.issuperset(map(type, value)))

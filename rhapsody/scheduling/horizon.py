@@ -30,6 +30,7 @@ class Horizon:
         clock: Returns nanoseconds on that clock.
         costs: Expected durations. What has none is started.
         warn: Called with attempts, as `(number, attempt)`, whose tasks want to know now that the end is near.
+        notify: Called with one line for the user when the first task is set aside.
 
     Attributes:
         left_ns: Time until then at the last look.
@@ -41,11 +42,14 @@ class Horizon:
         clock: Callable[[], int],
         costs: Costs,
         warn: Callable[[Sequence[tuple[int, int]]], None],
+        notify: Callable[[str], None],
     ) -> None:
         self._end_ns = end_ns
         self._clock = clock
         self._costs = costs
         self._warn = warn
+        self._notify = notify
+        self._told = False
         self._late: dict[tuple[LineKey, Any], deque[Task]] = {}
         """Tasks set aside whose expected duration was learned, so that it may turn out to be less."""
         self._to_warn: list[tuple[float, int, int, Task]] = []
@@ -81,8 +85,18 @@ class Horizon:
             expected_ns = self._costs.expected_ns(line.tasks[0])  # type: ignore[arg-type]
             if expected_ns is None or expected_ns <= left_ns:
                 return True
+            if not self._told:
+                self._tell(line.tasks[0], expected_ns)
             self._set_aside(line)
         return False
+
+    def _tell(self, task: Task, expected_ns: float) -> None:
+        self._told = True
+        expected_s, left_s = (round(max(0, time_ns) / 1e9, 1) for time_ns in (expected_ns, self.left_ns))
+        self._notify(
+            f"{task.uid} is not started: it is expected to take {expected_s:,g} s, and {left_s:,g} s are left; the same"
+            " goes for others from now on"
+        )
 
     def _set_aside(self, line: Line) -> None:
         """Take a line's first task away, and those behind it of the same function."""

@@ -98,7 +98,7 @@ class Scheduler:
 
         Tasks with `warn_s` are warned so many seconds before it.
         """
-        self._placer.horizon = Horizon(end_ns, self._clock, self._placer.costs, self._backend.warn)
+        self._placer.horizon = Horizon(end_ns, self._clock, self._placer.costs, self._backend.warn, self._notify)
 
     # Taking in
 

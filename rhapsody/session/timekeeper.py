@@ -24,7 +24,9 @@ DRAIN_SHARE = 0.1
 """Seconds before the end from which on nothing new starts, at most this share of the whole."""
 STOP_S = 10.0
 STOP_SHARE = 0.05
-"""Seconds before the end at which what still runs is ended, at most this share of the whole, and half of the drain."""
+STOP_DRAIN_SHARE = 0.9
+"""Seconds before the end at which what still runs is ended, at most these shares of the whole and of the drain. Ten are
+enough for executables that do not heed SIGTERM, and are killed five seconds later."""
 _CLOSING_SHARE = 0.7
 """Of the time that is left when the session is closed, tasks get so much to end gently."""
 _UNDER_WAY = (State.PLACED, State.RUNNING)
@@ -75,7 +77,7 @@ class Timekeeper:
             return
         whole_s = found.at_s - opened_s
         drain_s = min(DRAIN_S, DRAIN_SHARE * whole_s) if self._drain_s is None else self._drain_s
-        stop_s = min(STOP_S, STOP_SHARE * whole_s, drain_s / 2)
+        stop_s = min(STOP_S, STOP_SHARE * whole_s, STOP_DRAIN_SHARE * drain_s)
         if drain_s >= whole_s:
             raise SpecError(f"drain_s={drain_s:g} leaves no time: the allocation ends in {duration(whole_s)}")
         self._deadline, self.stop_at_s, self._drain_at_s = found, found.at_s - stop_s, found.at_s - drain_s

@@ -97,10 +97,9 @@ class Items:
 
     def restore(self, items: Range | None) -> None:
         """Take items that were DONE in an earlier session; None are all that are left."""
-        waiting, ready = self.counts[WAITING], self.counts[READY]
-        count = waiting + ready if items is None else items[1] - items[0]
-        self._move(min(count, waiting), WAITING, DONE)
-        self._move(count - min(count, waiting), READY, DONE)
+        queued = self.counts[WAITING] + self.counts[READY]
+        count = queued if items is None else items[1] - items[0]
+        self._leave_queue(count, DONE)
         self.restored += count
 
     def open_runs(self) -> list[int]:
@@ -132,7 +131,7 @@ class Items:
         for state, code in _TRIED.items():
             again += tried.count(code)
             self._move(tried.count(code), state, PLACED)
-        self._move(stop - first - again, READY, PLACED)
+        self._leave_queue(stop - first - again, PLACED)
         self._launches[attempt] = _Launch(time_ns, stop - first, stop - first - again)
 
     def _launch(self, items: Range, attempt: int, time_ns: int) -> _Launch:
@@ -180,6 +179,12 @@ class Items:
                 self._tried[index] = _TRIED[state]
             self.failure = self.failure or f"item {fresh[0]}: {detail}"
         self._end(launch, attempt, state, len(fresh), time_ns)
+
+    def _leave_queue(self, count: int, state: State) -> None:
+        """Let items enter a state that were READY, or WAITING where that they became READY was not told."""
+        ready = min(count, self.counts[READY])
+        self._move(ready, READY, state)
+        self._move(count - ready, WAITING, state)
 
     def _move(self, count: int, before: State, after: State) -> None:
         self.counts[before] -= count

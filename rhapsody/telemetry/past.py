@@ -67,6 +67,7 @@ class Past(History):
 
     def __init__(self, folder: Path, aftermaths: Mapping[int, Aftermath], *, rerun_unknown: bool = False) -> None:
         self._folder = folder
+        self._aftermaths = aftermaths
         self._rerun_unknown = rerun_unknown
         self.damages: list[JournalTail] = []
         self.tally = Tally()
@@ -87,7 +88,8 @@ class Past(History):
     def end(self) -> JournalEnd:
         """Where the new session's journal begins."""
         count = len(segments(self._folder / "journal"))
-        return JournalEnd(self._session, count, self._frames, self._kept.count, self._kept.index)
+        session = max(self._session, *self._aftermaths, 0)  # of the last one the journal may have nothing
+        return JournalEnd(session, count, self._frames, self._kept.count, self._kept.index)
 
     def __len__(self) -> int:
         return len(self._register)

@@ -158,7 +158,7 @@ class Recollection:
             return
         if record.state is State.DONE:
             log.done(record.items, record.kept)
-        elif record.state in _AFTER:
+        elif record.state is not State.RUNNING:  # that says of a range that its first item runs
             log.enter(_AFTER[record.state], record.items)
 
     def _restore(self, record: Restored) -> None:

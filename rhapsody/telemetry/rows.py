@@ -99,6 +99,12 @@ class Rows:
             states[at] = state
             since[at] = time_ns
 
+    def forget(self, number: int) -> None:
+        """Let there be no such task."""
+        at = number - self.base
+        if 0 <= at < len(self.states):
+            self.states[at] = 0
+
     def in_state(self, state: int) -> Iterator[int]:
         """Yield the positions of the tasks in a state."""
         at = self.states.find(state)

@@ -187,6 +187,7 @@ class SessionFold:
         self._last_ns = max(self._last_ns, time_ns)
         if number not in self._arrays:  # its acceptance is lost
             self._arrays[number] = Items(0, 0, self._families[0])
+            self._rows.forget(number)
         array_task = self._arrays[number]
         array_task.enter(state, items, attempt, time_ns, detail)
         if number in self._followers and array_task.began_ns is not None:

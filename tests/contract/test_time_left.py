@@ -163,6 +163,17 @@ async def test_each_rank_of_an_executable_is_warned_once(new_session: NewSession
         assert sorted(work.lines(ledger)) == ["up", "up", "warned-0", "warned-1"]
 
 
+async def test_signal_for_a_function_leaves_it_alone(session: Session, tmp_path: Path) -> None:
+    [task] = await session.submit(ComputeTask(work.wait_for, args=(tmp_path / "gate",)))
+    await eventually(lambda: str(task.state) == "RUNNING")
+
+    session._backend.warn([(task.number, 1)])
+    (tmp_path / "gate").touch()
+    await task
+
+    assert (str(task.state), task.attempt) == ("DONE", 1)
+
+
 async def test_function_cannot_be_warned() -> None:
     with pytest.raises(SpecError, match=r"warn_s=5: only executables .* a function calls rhapsody.time_left\(\)"):
         ComputeTask(os.getpid, warn_s=5)

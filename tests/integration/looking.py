@@ -24,37 +24,47 @@ def fold(number):
     if number == 3:
         raise ValueError("no such residue")
 
-def gated(number):
-    text = 'echo out; echo err >&2; echo $$ > up.tmp.$1; mv up.tmp.$1 up.$1; read line < gate.$1'
-    return ComputeTask(executable="sh", arguments=["-c", text, "sh", number], uid=f"gate-{number}", capture_stdio=True)
+def gated(number, folder):
+    text = 'echo out; echo err >&2; echo $$ > tmp.$1; mv tmp.$1 up.$1; read line < gate.$1'
+    return ComputeTask(
+        executable="sh", arguments=["-c", text, "sh", number], cwd=folder, uid=f"gate-{number}", capture_stdio=True
+    )
 
 async def campaign(session, args):
     folds = [ComputeTask(fold, args=(number,)) for number in range(10)]
     await session.submit(folds)
     await session.wait(folds)
-    await session.submit([gated(number) for number in range(4)])
+    await session.submit([gated(number, args[0]) for number in range(4)])
     await session.wait()
 """
 """Ten short tasks, one of which fails, then four of which two fit at a time: each runs until its gate is opened."""
 
 
 class Gated:
-    """A run of `GATED`."""
+    """A run of `GATED`.
+
+    Attributes:
+        running: The command that runs it.
+    """
 
     def __init__(self, command: Command, name: str = "study") -> None:
-        self.folder = command.folder
+        self._name = name
+        self._folder = command.folder
+        self._gates = command.folder / f"{name}-gates"
+        self._gates.mkdir()
         for number in range(4):
-            if not (self.folder / f"gate.{number}").exists():
-                os.mkfifo(self.folder / f"gate.{number}")
-        (self.folder / f"{name}.py").write_text(GATED)
-        self.running: Running = command.start(f"{name}.py", "--cores", "2")
-        self._before = set(runs_of(self.folder))
+            os.mkfifo(self._gates / f"gate.{number}")
+        (command.folder / f"{name}.py").write_text(GATED)
+        self.running: Running = command.start(f"{name}.py", "--cores", "2", "--", str(self._gates))
+
+    @property
+    def at_gates(self) -> dict[int, int]:
+        """Numbers and process ids of its tasks that have started at gates."""
+        return {int(file.suffix[1:]): int(file.read_text()) for file in self._gates.glob("up.*")}
 
     async def up(self) -> Gated:
         """Wait until two of its tasks are at their gates, and its journal says so."""
-        await eventually(
-            lambda: len(list(self.folder.glob("up.[0-9]"))) >= 2, within_s=WITHIN_S, what="two tasks are up"
-        )
+        await eventually(lambda: len(self.at_gates) == 2, within_s=WITHIN_S, what="two tasks are up")
         watcher = RunWatcher(self.run_dir)
         await eventually(lambda: watcher.look().counts.get(State.RUNNING) == 2, within_s=WITHIN_S, what="both RUNNING")
         return self
@@ -62,13 +72,13 @@ class Gated:
     @property
     def run_dir(self) -> Path:
         """Its run folder."""
-        (found,) = set(runs_of(self.folder)) - self._before
+        (found,) = (folder for folder in runs_of(self._folder) if folder.name.startswith(f"{self._name}-"))
         return found
 
     async def open(self, *numbers: int) -> None:
         """Let tasks end, in this order."""
         for number in numbers:
-            await asyncio.to_thread((self.folder / f"gate.{number}").write_text, "\n")
+            await asyncio.to_thread((self._gates / f"gate.{number}").write_text, "\n")
 
     async def crash(self) -> Path:
         """Kill the session, so that it cannot say how it ended; return the run folder."""

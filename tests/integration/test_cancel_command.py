@@ -32,7 +32,7 @@ SMALL = GATED.replace("range(4)", "range(0)")
 
 async def test_a_running_run_is_stopped(command: Command) -> None:
     run = await Gated(command).up()
-    pids = [int(file.read_text()) for file in command.folder.glob("up.[0-9]")]
+    pids = run.at_gates.values()
 
     ended = await rhapsody(command.folder, "cancel")
     ran = await run.running.end()
@@ -46,11 +46,10 @@ async def test_a_running_run_is_stopped(command: Command) -> None:
 
 async def test_a_draining_run_ends_what_runs_and_starts_no_more(command: Command) -> None:
     run = await Gated(command).up()
-    gates = sorted(int(file.suffix[1:]) for file in command.folder.glob("up.[0-9]"))
 
     async with started(command.folder, "cancel", run.run_dir.name, "--drain") as cancelling:
-        await eventually(lambda: "draining" in run.running.err, within_s=WITHIN_S, what="the run drains")
-        await run.open(*gates)
+        await eventually(lambda: "rhapsody: draining" in run.running.err, within_s=WITHIN_S, what="the run drains")
+        await run.open(*run.at_gates)
         out, _ = await asyncio.wait_for(cancelling.communicate(), WITHIN_S)
 
     assert cancelling.returncode == 0
@@ -59,12 +58,11 @@ async def test_a_draining_run_ends_what_runs_and_starts_no_more(command: Command
 
 async def test_a_second_request_to_drain_stops_nothing(command: Command) -> None:
     run = await Gated(command).up()
-    gates = sorted(int(file.suffix[1:]) for file in command.folder.glob("up.[0-9]"))
     await rhapsody(command.folder, "cancel", "--drain", "--no-wait")
-    await eventually(lambda: "draining" in run.running.err, within_s=WITHIN_S, what="the run drains")
+    await eventually(lambda: "rhapsody: draining" in run.running.err, within_s=WITHIN_S, what="the run drains")
 
     impatient = await rhapsody(command.folder, "cancel", "--drain", "--limit", "2.5")
-    await run.open(*gates)
+    await run.open(*run.at_gates)
     ran = await run.running.end()
 
     assert impatient.code == 1

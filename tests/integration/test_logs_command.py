@@ -133,7 +133,7 @@ async def test_a_broken_pipe_is_no_traceback(command: Command, write: Write) -> 
 
 async def test_the_whole_output_of_a_task_is_shown_as_it_was_printed(command: Command) -> None:
     run = await Gated(command).up()
-    (up, *_) = sorted(file.suffix[1:] for file in command.folder.glob("up.[0-9]"))
+    up = min(run.at_gates)
 
     out = await rhapsody(command.folder, "logs", "--task", f"gate-{up}")
     err = await rhapsody(command.folder, "logs", run.run_dir.name, "--task", f"gate-{up}", "--stderr")
@@ -162,7 +162,7 @@ async def test_of_a_task_in_a_resumed_run_the_newest_session_is_shown(command: C
 
 async def test_following_a_task_ends_when_it_has_ended(command: Command) -> None:
     run = await Gated(command).up()
-    (up, *_) = sorted(int(file.suffix[1:]) for file in command.folder.glob("up.[0-9]"))
+    up = min(run.at_gates)
 
     async with started(command.folder, "logs", "-f", "--task", f"gate-{up}") as following:
         first = await next_line(following)
@@ -196,9 +196,8 @@ async def test_of_a_map_the_logs_of_the_workers_are_named(command: Command, writ
 
 
 async def test_a_task_that_waits_has_printed_nothing_yet(command: Command) -> None:
-    await Gated(command).up()
-    ups = {file.suffix[1:] for file in command.folder.glob("up.[0-9]")}
-    waiting = min({"0", "1", "2", "3"} - ups)
+    run = await Gated(command).up()
+    waiting = min({0, 1, 2, 3} - run.at_gates.keys())
 
     ended = await rhapsody(command.folder, "logs", "--task", f"gate-{waiting}")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -21,7 +23,6 @@ from tests.requirements import needs_command, needs_module
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from rhapsody.abc import Aftermath, Report
 
@@ -147,7 +148,7 @@ class Run:
 
     @property
     def run_dir(self) -> Path:
-        return type(self.folder)((self.folder / "run_dir").read_text())
+        return Path((self.folder / "run_dir").read_text())
 
     @property
     def ledger(self) -> Ledger:
@@ -172,8 +173,7 @@ class Run:
     @property
     def private_folder(self) -> Path:
         """The pool's folder, from what is on record."""
-        record = next((self.run_dir / "deploy").glob("local.1.json")).read_text()
-        return type(self.folder)(record.partition('"folder": "')[2].partition('"')[0])
+        return Path(json.loads((self.run_dir / "deploy" / "local.1.json").read_text())["folder"])
 
     def open_gate(self) -> None:
         (self.folder / "go").touch()
@@ -289,7 +289,7 @@ async def test_items_that_ended_unheard_are_told_by_ranges_and_the_killed_one_is
     start: Callable[..., Run],
 ) -> None:
     run = start("map", cores=2)
-    await run.reached(started=12 + 4)  # one worker waits at item 12, the other one at item 23
+    await run.reached(started=13 + 4)  # one worker waits at item 12, the other one at item 23
     run.halt()
     run.open_gate()
     await run.reached(ended=20 + 3)
@@ -365,7 +365,7 @@ async def test_value_that_only_its_worker_can_read_is_told_failed(start: Callabl
 
 async def test_what_a_worker_noted_that_died_before_the_session_is_told(start: Callable[..., Run]) -> None:
     run = start("map", cores=2)
-    await run.reached(started=12 + 4)
+    await run.reached(started=13 + 4)
     run.halt()
     worker = run.ledger.pids["item.23"]
     os.kill(worker, signal.SIGKILL)

@@ -269,7 +269,7 @@ async def test_tasks_and_campaign_know_how_much_time_is_left(command: Command, w
 async def test_end_of_a_slurm_job_is_told_once_at_the_start(command: Command, write: Write) -> None:
     write("async def campaign(session, args):\n    pass\n")
 
-    ended = await command.run("study.py", SLURM_JOB_END_TIME=str(int(time.time()) + 7_080), SLURM_JOB_ID="7")
+    ended = await command.run("study.py", SLURM_JOB_END_TIME=str(int(time.time()) + 7_110), SLURM_JOB_ID="7")
 
     assert re.findall(r"the allocation ends in (.*)", ended.err) == ["1 h 58 min (SLURM_JOB_END_TIME)"]
     assert ended.code == 0

@@ -98,6 +98,15 @@ class TestGivenDurations:
 
         assert rig.backend.running == tasks[:10]
 
+    async def test_the_first_that_is_not_started_is_told_with_the_reason(self) -> None:
+        rig = rig_with(10)
+        tasks = [ComputeTask(first, duration_s=duration_s, uid=f"t{duration_s}") for duration_s in (1_800, 20, 30)]
+
+        await rig.submit(*tasks)
+
+        (said,) = rig.said
+        assert said.startswith("t1800 is not started: it is expected to take 1,800 s, and 10 s are left; the same goes")
+
     async def test_they_do_not_matter_without_an_end(self) -> None:
         rig = Rig()
         task = ComputeTask(first, duration_s=1e9)

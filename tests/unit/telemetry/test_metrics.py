@@ -204,7 +204,8 @@ class TestWidth:
         width = story.measured().width
 
         assert width is not None
-        assert (width.peak, width.mean) == (1, pytest.approx(0.8))
+        assert width.peak == 1
+        assert width.mean == pytest.approx(0.8)
 
     def test_the_series_is_bounded_and_keeps_peak_and_mean(self, tmp_path: Path) -> None:
         story = Story(tmp_path)

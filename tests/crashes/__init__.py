@@ -1,0 +1,1 @@
+"""A campaign that is killed everywhere, and what is left of it then."""
