@@ -75,6 +75,7 @@ class Past(History):
         self._kept = KeptReader(folder, self.damages.append)
         recollection = Recollection(folder, aftermaths, self.damages)
         self._session, self._frames = recollection.session, recollection.frames
+        self._kept_frames = max(self._kept.index, recollection.kept)
         self._register = recollection.register
         self._salvaged = recollection.salvaged
         self.tail: JournalTail | None = recollection.tail
@@ -89,7 +90,7 @@ class Past(History):
         """Where the new session's journal begins."""
         count = len(segments(self._folder / "journal"))
         session = max(self._session, *self._aftermaths, 0)  # of the last one the journal may have nothing
-        return JournalEnd(session, count, self._frames, self._kept.count, self._kept.index)
+        return JournalEnd(session, count, self._frames, self._kept.count, self._kept_frames)
 
     def __len__(self) -> int:
         return len(self._register)

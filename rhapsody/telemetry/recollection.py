@@ -49,6 +49,7 @@ class Recollection:
         salvaged_items: Values of items of array tasks that are not there either; a stretch of an item log names them by
             -1, -2, … in place of a frame.
         missing: Numbers of tasks that may stand where the journal is damaged.
+        kept: Highest number of a frame of kept results that the journal names; it may never have come to disk.
         is_cut: Whether the journal's end is missing, so that any further task may have stood there.
 
     Raises:
@@ -61,6 +62,7 @@ class Recollection:
         self.salvaged: dict[int, Report] = {}
         self.salvaged_items: list[Sequence[Any]] = []
         self.missing: set[int] = set()
+        self.kept = 0
         self.is_cut = False
         self._has_gaps = False
         self._aftermaths = aftermaths
@@ -88,6 +90,8 @@ class Recollection:
         self._has_gaps = True
 
     def _take(self, record: AnyRecord, reader: JournalReader) -> None:
+        if isinstance(record, Entered | Ran | ItemsEntered | Restored):
+            self.kept = max(self.kept, record.kept if isinstance(record.kept, int) else max(record.kept))
         match record:
             case Run():
                 self._end_session()

@@ -16,10 +16,12 @@ from rhapsody.errors import JournalError
 from rhapsody.model.arguments import SCALARS
 from rhapsody.model.outcome import Completed, Stdio
 from rhapsody.model.pickling import pickle_value
+from rhapsody.telemetry.definitions import plain_text
 from rhapsody.telemetry.frames import (
     MAX_PAYLOAD_BYTES,
     Damage,
     Frame,
+    Head,
     Kept,
     decode_record,
     encode_frame,
@@ -33,6 +35,7 @@ from rhapsody.telemetry.segments import SEGMENT_BYTES, SegmentWriter
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
     from rhapsody.model.task import Task
 
@@ -42,6 +45,7 @@ LIMIT_BYTES = 16 << 20
 _FRAME_BYTES = MAX_PAYLOAD_BYTES - LIMIT_BYTES
 _STDIO_BYTES = 4096
 """Characters at the end of what a failed task printed that are kept."""
+_REASON_CHARS = 500
 _FRAMES_REMEMBERED = 8
 
 
@@ -119,7 +123,7 @@ class KeptResults:
             pickles.append(data)
             if reason:
                 missing.append((at, reason))
-            room -= len(data)
+            room -= len(data) + len(reason.encode())
             if room < 0:
                 raise OversizeError
         return self._append(Kept(len(values), b"", pickles, missing))
@@ -175,7 +179,7 @@ def _pickled(value: object) -> tuple[bytes, str]:
     try:
         data = pickle_value(value)
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's __reduce__
-        return b"", f"its value of type {type(value).__name__} could not be kept: {type(exc).__name__}: {exc}"
+        return b"", plain_text(f"its value of type {type(value).__name__} could not be kept: {_said(exc)}", _REASON_CHARS)
     if len(data) <= LIMIT_BYTES:
         return data, ""
     limit = f"{LIMIT_BYTES >> 20} MiB"
@@ -183,6 +187,14 @@ def _pickled(value: object) -> tuple[bytes, str]:
         b"",
         f"its value of {len(data):,} bytes was above the {limit} that are kept; return the path of a file instead",
     )
+
+
+def _said(exc: BaseException) -> str:
+    """Return type and text of an exception of the user's."""
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Exception:  # noqa: BLE001 - its own __str__
+        return type(exc).__name__
 
 
 class ValueMissing(Exception):  # noqa: N818 - an answer, not a fault
@@ -207,7 +219,11 @@ class KeptReader:
     def __init__(self, folder: Path, on_damage: Callable[[JournalTail], object]) -> None:
         self._on_damage = on_damage
         self._places: dict[int, tuple[Path, int]] = {}
+        self._expected = 0
         self._decoded: OrderedDict[int, tuple[list[Any], dict[int, str]]] = OrderedDict()
+        self._lost: dict[int, str] = {}
+        """Frames that cannot be read, with the reason: many tasks may ask for the same one."""
+        self._told: set[tuple[Path, int]] = set()
         results = folder / "results"
         paths = segments(results, SUFFIX) if any(results.glob(f"*{SUFFIX}")) else []
         for path in paths:
@@ -218,16 +234,33 @@ class KeptReader:
 
     def _look_through(self, path: Path) -> None:
         """Note where each frame of a segment begins."""
+        expected, last = self._expected, 0
         with located(path), path.open("rb") as file:
             while (head := read_head(file)) is not None:
-                if isinstance(head, Damage):
-                    frame = find_frame(file, head.offset)
-                    if frame is None:  # what a crash leaves; whoever looks for more than there is hears of it
-                        return
-                    self._on_damage(JournalTail(path.name, head.offset, head.reason))
-                    file.seek(frame.offset)
-                    continue
-                self._places[head.index + 1] = path, head.offset
+                found: Head | Frame | None = head if isinstance(head, Head) and head.index == expected else None
+                found = found or self._look_closely(path, file, last, head.offset)
+                if found is None:  # what a crash leaves; whoever looks for more than there is hears of it
+                    break
+                self._places[found.index + 1] = path, found.offset
+                expected, last = found.index + 1, found.offset
+        self._expected = expected
+
+    def _look_closely(self, path: Path, file: BinaryIO, last: int, offset: int) -> Frame | None:
+        """Return the next whole frame where a header is not what it should be: the one before may be what is wrong."""
+        file.seek(last)
+        found = read_any_frame(file)
+        if isinstance(found, Frame) and last < offset:
+            found = read_any_frame(file)
+        if isinstance(found, Damage):
+            damage, found = found, find_frame(file, found.offset)
+            if found is not None:
+                self._tell(path, damage)
+        return found
+
+    def _tell(self, path: Path, damage: Damage) -> None:
+        if (path, damage.offset) not in self._told:
+            self._told.add((path, damage.offset))
+            self._on_damage(JournalTail(path.name, damage.offset, damage.reason))
 
     def read(self, place: Place) -> Any:  # noqa: ANN401 - the user's value, or `Left`
         """Return what is kept at a place.
@@ -247,14 +280,20 @@ class KeptReader:
             return value
         try:
             return pickle.loads(value.data)  # noqa: S301 - the user's own file, nobody else can write it
-        except Exception as exc:
-            raise ValueMissing(f"its kept value cannot be read: {type(exc).__name__}: {exc}") from exc
+        except (Exception, SystemExit) as exc:
+            raise ValueMissing(f"its kept value cannot be read: {_said(exc)}") from exc
 
     def _frame(self, frame: int) -> tuple[list[Any], dict[int, str]]:
+        if frame in self._lost:
+            raise ValueMissing(self._lost[frame])
         if frame not in self._decoded:
             if len(self._decoded) >= _FRAMES_REMEMBERED:
                 self._decoded.popitem(last=False)
-            record = self._record(frame)
+            try:
+                record = self._record(frame)
+            except ValueMissing as exc:
+                self._lost[frame] = str(exc)
+                raise
             values = marshal.loads(record.scalars) if record.scalars else list(map(_Pickle, record.pickles))  # noqa: S302 - as above
             self._decoded[frame] = values, dict(record.missing)
         return self._decoded[frame]
@@ -271,9 +310,9 @@ class KeptReader:
                     return record
         except JournalError as exc:
             raise ValueMissing(f"its kept value is lost: {exc}") from exc
-        reason = found.reason if isinstance(found, Damage) else "no result stands there"
-        self._on_damage(JournalTail(path.name, offset, reason))
-        raise ValueMissing(f"its kept value is lost: {damaged(path, Damage(offset, reason))}")
+        damage = found if isinstance(found, Damage) else Damage(offset, "no result stands there")
+        self._tell(path, damage)
+        raise ValueMissing(f"its kept value is lost: {damaged(path, damage)}")
 
 
 class _Pickle(NamedTuple):

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rhapsody.telemetry.reader import JournalReader
 from tests.crashes import campaign
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ class Harm(StrEnum):
     """The session; then the journal is emptied."""
 
 
-CLEAN = frozenset({Harm.KILLED, Harm.TORN, Harm.TWICE})
+CLEAN = (Harm.KILLED, Harm.TORN, Harm.TWICE)
 """After these every task is known: none may end UNKNOWN."""
+HARMED = tuple(harm for harm in Harm if harm not in CLEAN)
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,16 @@ class Case:
         harm: What happens.
         frame: Before which record of the journal the session dies.
         seed: Of all else that is chosen.
+        idempotent: Whether the tasks say that they may run twice.
     """
 
     harm: Harm
     frame: int
     seed: int
+    idempotent: bool = False
 
     def __str__(self) -> str:
-        return f"{self.harm} at record {self.frame} with seed {self.seed}"
+        return f"{self.harm} at record {self.frame} with seed {self.seed}{' idempotent' if self.idempotent else ''}"
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,19 @@ class Finding:
     said: bool
     healed: bool
 
+    def faults(self, case: Case) -> list[str]:
+        """Return what must not be, a line for each."""
+        found = [f"lost: {name}" for name in self.lost]
+        if not case.idempotent:
+            found += [f"ran twice: {name}" for name in self.twice]
+        if self.unsure and (case.idempotent or case.harm in CLEAN):
+            found.append(f"{self.unsure} tasks are not known")
+        if self.unsure and case.harm is not Harm.ALL_KILLED and not self.said:
+            found.append(f"{self.unsure} tasks are not known, and no damage was told")
+        if not self.healed:
+            found.append("the run did not end with the right results")
+        return found
+
 
 def expected() -> dict[str, list[Any]]:
     """Return the results of an undisturbed run."""
@@ -94,9 +111,7 @@ def expected() -> dict[str, list[Any]]:
 
     poses = [[number, hashlib.sha256(str(number).encode()).hexdigest()] for number in range(campaign.POSES)]
     sums = [3 * number + 3 for number in range(campaign.SUMS)]
-    programs = [
-        [0, f"program-{number}\n", "", str(Path.cwd())] for number in range(campaign.PROGRAMS)
-    ]
+    programs = [[0, f"program-{number}\n", "", str(Path.cwd())] for number in range(campaign.PROGRAMS)]
     items = [number / 2 for number in range(campaign.ITEMS)]
     return {
         "poses": poses,
@@ -131,8 +146,9 @@ class Trial:
         case = self._case
         torn = self._random.randrange(1, 60) if case.harm is Harm.TORN else 0
         whom = "all" if case.harm is Harm.ALL_KILLED else "session"
-        arguments = ["run", str(CAMPAIGN), str(self._ledger), str(self._results), "--cores", "2", "--runs", "runs"]
-        code = self._command(*arguments, victim=(case.frame, torn, whom))[0]
+        arguments = [str(self._ledger), str(self._results), *(["idempotent"] if case.idempotent else [])]
+        options = ["--cores", "2", "--runs", "runs"]
+        code = self._command("run", *options, str(CAMPAIGN), *arguments, victim=(case.frame, torn, whom))[0]
         if case.harm is Harm.TWICE and code == -9:
             again = case.frame + self._random.randrange(1, 12)
             self._command("run", *self._go_on(), victim=(again, 0, "session"))
@@ -156,6 +172,13 @@ class Trial:
             case Harm.EMPTY:
                 os.truncate(journal, 0)
 
+    @property
+    def records(self) -> int:
+        """Records in the journal of the run."""
+        (run_dir,) = (self._folder / "runs").iterdir()
+        reader = JournalReader(run_dir)
+        return sum(1 for _ in reader.records())
+
     def _flip(self, path: Path) -> None:
         data = bytearray(path.read_bytes())
         data[self._random.randrange(len(data))] ^= 1 << self._random.randrange(8)
@@ -165,7 +188,7 @@ class Trial:
         """Run `rhapsody`, perhaps to be killed; return exit code and what it printed to standard error."""
         program = ["-m", "rhapsody"] if victim is None else ["-m", "tests.crashes.victim", *map(str, victim)]
         source = Path(__file__).resolve().parents[2]
-        ended = subprocess.run(  # noqa: S603 - our own
+        ended = subprocess.run(
             [sys.executable, *program, *arguments],
             cwd=self._folder,
             env={**os.environ, "PYTHONPATH": str(source)},
@@ -185,7 +208,7 @@ class Trial:
         for kind, right, got, name in self._rows(found):
             if got in _UNSURE:
                 unsure += 1
-            elif json.loads(json.dumps(got)) != right or runs[name] != 1:
+            elif got != right or not runs[name] or (runs[name] > 1 and not self._case.idempotent):
                 lost.append(f"{kind} {name}: {got!r}, ran {runs[name]} times")
         return lost, [name for name, count in runs.items() if count > 1], unsure
 

@@ -13,8 +13,12 @@ import signal
 import struct
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rhapsody.cli.main import main
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _HEAD = struct.Struct("<4sIQI")
 """Of a frame: magic, bytes of the payload, index, checksum."""
@@ -40,11 +44,12 @@ def run(frame: int, bytes_written: int, whom: str) -> None:
     """Be `rhapsody` until the record is to be written."""
     write = os.pwrite
 
-    def pwrite(file: int, data: bytes, offset: int) -> int:
-        if os.readlink(f"/proc/self/fd/{file}").endswith(".log"):
-            begin = begin_of(frame, bytes(data))
+    def pwrite(file: int, data: Buffer, offset: int, /) -> int:
+        if Path(f"/proc/self/fd/{file}").readlink().suffix == ".log":
+            whole = bytes(data)
+            begin = begin_of(frame, whole)
             if begin >= 0:
-                write(file, data[: begin + bytes_written], offset)
+                write(file, whole[: begin + bytes_written], offset)
                 for pid in guardians() if whom == "all" else ():
                     os.kill(pid, signal.SIGKILL)
                 os.kill(os.getpid(), signal.SIGKILL)
