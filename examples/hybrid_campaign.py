@@ -22,8 +22,8 @@ import numpy as np
 import surrogate
 from binding import Guest, Observation, anneal, estimate, pull
 
-from rhapsody import ComputeTask, Policy, Resources, State
-from rhapsody.telemetry.reader import read_events, read_tasks
+from rhapsody import ComputeTask, Policy, Resources
+from rhapsody.telemetry.metrics import measure
 
 if TYPE_CHECKING:
     from rhapsody import Session, Task
@@ -178,18 +178,5 @@ def report_tasks(search: Search, run_dir: Path) -> None:
     print(f"Tasks:  {search.kinds.total()} ({kinds}), and a map over {len(surrogate.SIZES)} items")
     types = ", ".join(f"{name}: {count}" for name, count in sorted(search.types.items()))
     print(f"Types:  {len(search.types)} ({types})")
-    if (run_dir / "journal").exists():
-        print(f"        up to {most_types_at_once(run_dir)} of them were running at the same time")
-
-
-def most_types_at_once(run_dir: Path) -> int:
-    """Return the greatest number of task types that were running at the same time: a fold over the journal."""
-    types = {task.uid: task.resources.task_type for task in read_tasks(run_dir)}
-    steps = {State.RUNNING: 1, State.DONE: -1}
-    events = [event for event in read_events(run_dir) if event.state in steps and event.items is None]
-    running: Counter[str] = Counter()
-    most = 0
-    for event in sorted(events, key=lambda event: event.time_ns):
-        running[types[event.uid]] += steps[event.state]
-        most = max(most, len(+running))
-    return most
+    if (run_dir / "journal").exists() and (width := measure(run_dir).width) is not None:
+        print(f"        up to {width.peak} of them were running at the same time")

@@ -7,7 +7,7 @@ The map, from the outside in. Imports go downwards only:
     session       the public façade; wires the parts together
     scheduling    what runs next, and where: dependencies, ready queue, mapper
     backends      one runtime each; `pool` is the worker pool of a node
-    telemetry     the journal: every change of state, before anybody hears of it
+    telemetry     the journal: every change of state, before anybody hears of it; metrics, folded from it
     abc           the contracts between the parts
     model         tasks, resources, policies, allocations, events; no I/O
     errors        everything that is raised

@@ -192,7 +192,7 @@ def _start(extra: dict[str, Any], out: int, err: int) -> int:
                 os.environb,
                 file_actions=actions,
                 setsid=True,
-                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],  # Python ignores them, programs expect them
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGUSR1],  # ignored here, programs expect them
             )
     except OSError as exc:
         where = f" in {extra['cwd']}" if extra.get("cwd") else ""

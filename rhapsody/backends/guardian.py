@@ -202,8 +202,8 @@ def main(descriptor: int) -> None:
         descriptor: Of the socket pair's end; its first message is the `Duty`.
     """
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # SIGUSR1 is the batch system's warning to all; workers ignore it, too
     adopt_orphans()
     session = socket.socket(fileno=descriptor)
     duty = Duty(*marshal.loads(session.recv(1 << 20)))  # noqa: S302 - inherited

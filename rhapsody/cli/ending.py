@@ -94,21 +94,15 @@ def _ask(found: RunStatus, holder: Holder, *, drain: bool) -> None:
 
 
 def _signal(holder: Holder, signum: signal.Signals) -> bool:
-    """Send a signal to the holder's process and to none that got its pid since; return whether it was there."""
-    try:
-        process = os.pidfd_open(holder.pid)
-    except ProcessLookupError:
+    """Send a signal to the holder's process and to none that has its pid by now; return whether it was there."""
+    if process_started(holder.pid) != holder.started:
         return False
     try:
-        if process_started(holder.pid) != holder.started:
-            return False
-        signal.pidfd_send_signal(process, signum)
+        os.kill(holder.pid, signum)
     except ProcessLookupError:
         return False
     except PermissionError as exc:
         raise SpecError(f"process {holder.pid} is not yours to end; ask whoever runs it") from exc
-    finally:
-        os.close(process)
     return True
 
 

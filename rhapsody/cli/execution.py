@@ -92,8 +92,6 @@ def run_campaign(path: Path | None, args: Sequence[str], options: RunOptions) ->
     except RhapsodyError as exc:
         click.echo(f"Error: {explain(exc, file)}", err=True)
         return exit_code_of(exc)
-    if outcome.opened:
-        session.note(exit_code=outcome.exit_code, interrupted=outcome.interrupted)
     _tell(outcome, file, options)
     return outcome.exit_code
 
@@ -152,6 +150,11 @@ async def execute(campaign: Campaign, args: Sequence[str], session: Session, pro
             outcome.cut_short = True
             caller.cancel()
 
+    def last_words(error: BaseException | None) -> dict[str, object]:
+        _judge(outcome, error)
+        return {"exit_code": outcome.exit_code, "interrupted": outcome.interrupted}
+
+    session.last_words = last_words
     try:
         with Interrupts(interrupted, interrupted, ran_out), progress.watching(session):
             async with session:
@@ -159,13 +162,21 @@ async def execute(campaign: Campaign, args: Sequence[str], session: Session, pro
                 progress.remark(_opening_line(session))
                 await _call(campaign, args, outcome)
     except BaseException as exc:  # noqa: BLE001 - a campaign may raise anything; the command says it and ends
-        outcome.interrupted |= isinstance(exc, KeyboardInterrupt)  # it broke into a blocked loop
-        follows = _is_nothing_but(_INTERRUPTED, exc)
-        outcome.cut_short |= session.out_of_time and follows
-        if not (_is_clean_exit(exc) or ((outcome.interrupted or outcome.cut_short) and follows)):
-            outcome.error = exc
+        _judge(outcome, exc)
     outcome.wall_s = time.monotonic() - began
     return outcome
+
+
+def _judge(outcome: Outcome, error: BaseException | None) -> None:
+    """Take what left the campaign or the session; what only follows from an interruption is no error."""
+    outcome.interrupted |= outcome.session.interrupted
+    if error is None:
+        return
+    outcome.interrupted |= isinstance(error, KeyboardInterrupt)  # it broke into a blocked loop
+    follows = _is_nothing_but(_INTERRUPTED, error)
+    outcome.cut_short |= outcome.session.out_of_time and follows
+    if not (_is_clean_exit(error) or ((outcome.interrupted or outcome.cut_short) and follows)):
+        outcome.error = error
 
 
 async def _call(campaign: Campaign, args: Sequence[str], outcome: Outcome) -> None:
@@ -173,6 +184,7 @@ async def _call(campaign: Campaign, args: Sequence[str], outcome: Outcome) -> No
     try:
         await campaign(outcome.session, list(args))
     except Exception as exc:
+        outcome.interrupted |= outcome.session.interrupted
         if not ((outcome.interrupted or outcome.session.out_of_time) and _is_nothing_but(_DRAINED, exc)):
             raise
         outcome.cut_short = outcome.session.out_of_time

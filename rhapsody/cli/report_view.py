@@ -227,7 +227,7 @@ def _ran_lines(families: Sequence[Family]) -> Iterator[str]:
             family.type_name or family.kind or "?",
             f"{family.accepted:,}",
             _span(family.cores * family.busy_ns / 1e9) if family.cores else "-",
-            _span(family.busy_ns / 1e9 / family.accepted) if family.accepted and family.busy_ns else "-",
+            _span(family.busy_ns / 1e9 / family.runs) if family.runs else "-",
         )
         for family in shown
     ]

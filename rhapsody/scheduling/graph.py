@@ -8,6 +8,7 @@ from rhapsody.errors import SpecError
 from rhapsody.model.arguments import SCALARS, find_tasks
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
+from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.task import ComputeTask, Task
 
 if TYPE_CHECKING:
@@ -72,6 +73,16 @@ def link(task: Task, dependencies: Iterable[Task]) -> bool:
             dependency.links.dependents.append(task)
             links.waiting += 1
     return bool(links.waiting)
+
+
+def failure_by(dependency: Task) -> Failure:
+    """Return why a task cannot run that depends on one which did not end well."""
+    why = dependency.failure or Failure(Cause.LOST, "nobody knows why")
+    if why.cause == Cause.DEPENDENCY:
+        text = why.message  # it names the first one; a chain may be long
+    else:
+        text = f"{dependency.uid}, which it depends on, ended {dependency.state}: {why.message}"
+    return Failure(Cause.DEPENDENCY, text, why.exception, why.traceback)
 
 
 def require_known(task: Task, dependencies: Iterable[Task], batch: Collection[int], live: Collection[int]) -> None:

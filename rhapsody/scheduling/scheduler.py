@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rhapsody.errors import BackendError, JournalError, SessionClosedError
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.task import ComputeTask, Task
-from rhapsody.scheduling.graph import link
+from rhapsody.scheduling.graph import failure_by, link
 from rhapsody.scheduling.horizon import Horizon
 from rhapsody.scheduling.intake import Intake, Plan
 from rhapsody.scheduling.outbox import Outbox
 from rhapsody.scheduling.placer import Lease, Placer
-from rhapsody.scheduling.resumption import recall
+from rhapsody.scheduling.resumption import recall, take_over
 from rhapsody.scheduling.retry import delay_before_next, delay_when_lost
 
 if TYPE_CHECKING:
@@ -165,20 +165,15 @@ class Scheduler:
 
     def _settle_recalled(self, recalled: Sequence[tuple[Task, Recalled]], now: int) -> None:
         """Settle tasks that earlier sessions have done, or may have; the others go on from there."""
-        for task, known in recalled:
-            if known.items is not None:
-                self._placer.recalled[task.number] = known.items
-                for items, failure in known.items.unknown:
-                    self._sink.items_entered(failure.state, cast("ArrayTask", task), items, now, failure.message)
-                continue
-            task.attempt, task.value, task.stdio = known.attempt, known.value, known.stdio
-            if known.state in (UNKNOWN, FAILED):
-                self._end(task, known.state, now, known.failure)
-        done = [row for row in recalled if row[1].state is DONE or row[1].items is not None]
-        self._sink.restored(done, now)
-        for task, known in done:
-            if known.items is None:
-                self._leave(task, DONE)
+        done, lost = take_over(recalled, self._placer.recalled, self._sink, now)
+        for task in done:
+            del self._live[task.number]
+            task.state = DONE
+        self._move(len(done), WAITING, DONE)
+        self._outbox.ended += done
+        self._loose.extend(task for task in done if task.links is not None)
+        for task, known in lost:
+            self._end(task, known.state, now, known.failure)
 
     def _is_free(self, task: Task, dependencies: Sequence[Task]) -> bool:
         """Link a task to its dependencies; return whether it may run now."""
@@ -409,17 +404,8 @@ class Scheduler:
 
     def _end(self, task: Task, state: State, when_ns: int, failure: Failure | None) -> None:
         """Settle one task, and those that depend on it."""
-        if task.number not in self._live:
+        if self._live.pop(task.number, None) is None:
             return
-        task.failure = failure
-        self._leave(task, state)
-        self._sink.entered(state, [task], when_ns)
-        if state in (FAILED, UNKNOWN):
-            self.on_failure(task)
-
-    def _leave(self, task: Task, state: State) -> None:
-        """Let a task go that has ended."""
-        del self._live[task.number]
         run = self._placer.arrays.get(task.number)
         if isinstance(task, ArrayTask) and run is not None:
             self._drop_items(run, state)
@@ -430,8 +416,11 @@ class Scheduler:
         self._unwanted.discard(task.number)
         if (timer := self._timers.pop(task, None)) is not None:
             timer.cancel()
-        task.state = state
+        task.state, task.failure = state, failure
+        self._sink.entered(state, [task], when_ns)
         self._outbox.ended.append(task)
+        if state in (FAILED, UNKNOWN):
+            self.on_failure(task)
         if task.links is not None:
             self._loose.append(task)
 
@@ -456,13 +445,8 @@ class Scheduler:
                 ready.append(dependent)
 
     def _end_for_dependency(self, task: Task, dependency: Task) -> None:
-        why = dependency.failure or Failure(Cause.LOST, "nobody knows why")
-        if why.cause == Cause.DEPENDENCY:
-            text = why.message  # it names the first one; a chain may be long
-        else:
-            text = f"{dependency.uid}, which it depends on, ended {dependency.state}: {why.message}"
-        state = CANCELED if dependency.state is CANCELED else FAILED
-        self._end(task, state, self._clock(), Failure(Cause.DEPENDENCY, text, why.exception, why.traceback))
+        failure = failure_by(dependency)
+        self._end(task, CANCELED if dependency.state is CANCELED else FAILED, self._clock(), failure)
 
     def cancel(self, tasks: Iterable[Task], reason: str = "cancelled") -> None:
         """Cancel tasks that have not ended; those that run end when the backend says so."""

@@ -106,6 +106,7 @@ class Run:
             logs = folder / "logs" if self.session == 1 else folder / "logs" / str(self.session)
             logs.mkdir(mode=0o700, exist_ok=True)
             self._notices.open(folder / "logs" / "session.log")
+            self._notices.keep(f"session {self.session} began: process {os.getpid()} on {socket.gethostname()}")
             if self._with_journal:
                 after = self.past.end if self.past is not None else None
                 self.journal = Journal.create(folder, self._description, after)
@@ -161,14 +162,11 @@ class Run:
             "started_ns": time.time_ns(),
         }
 
-    def note(self, facts: Mapping[str, Any]) -> None:
-        """Have `run.json` say more."""
-        self._description |= facts
-        if self.folder is not None and self._lease is not None and self._lease.held:
-            write_description(self.folder, self._description)
+    def close(self, facts: Mapping[str, Any] | None = None) -> None:
+        """Close the journal, have `run.json` say how the session ended, and give back the lease.
 
-    def close(self) -> None:
-        """Close the journal and give back the lease.
+        Args:
+            facts: What it shall say; None when the session never came up.
 
         Raises:
             JournalError: Not everything could be brought to disk.
@@ -176,6 +174,20 @@ class Run:
         try:
             self.journal.close()
         finally:
+            if facts is not None and self.folder is not None and self._lease is not None and self._lease.held:
+                self._say_how_it_ended(self.folder, facts)
             if self._lease is not None:
                 self._lease.release()
             self._notices.close()
+
+    def _say_how_it_ended(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        try:
+            write_description(folder, self._description | dict(facts))
+        except OSError as exc:
+            self._notices(f"cannot write {folder / 'run.json'}: {exc.strerror}; it does not say how the session ended")
+        self._notices.keep(f"session {self.session} ended: {_ending(facts)}")
+
+
+def _ending(facts: Mapping[str, Any]) -> str:
+    counts = "  ".join(f"{count} {state}" for state, count in facts.get("tasks", {}).items()) or "no tasks"
+    return counts if "exit_code" not in facts else f"{counts}; exit code {facts['exit_code']}"

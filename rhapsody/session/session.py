@@ -21,6 +21,7 @@ from rhapsody.model.resources import SERIAL, Resources
 from rhapsody.model.task import DEFAULT_OPTIONS, Task, TaskOptions
 from rhapsody.scheduling.mapper import Mapper
 from rhapsody.scheduling.scheduler import Scheduler
+from rhapsody.session.ending import Ending
 from rhapsody.session.failures import FailureGroup, Failures
 from rhapsody.session.notices import Notices
 from rhapsody.session.run import Run
@@ -108,23 +109,26 @@ class Session:
         self._opening: asyncio.Lock = asyncio.Lock()
         self._scheduler: Scheduler | None = None
         self._closed = False
-        self._draining = False
+        self._error: BaseException | None = None
+        self._ending = Ending(self._notify, STOP_LIMIT_S)
+        self.last_words: Callable[[BaseException | None], Mapping[str, object]] = lambda _error: {}
+        """Called with what left the session's context, just before it is closed: what `run.json` shall say besides."""
         self._gc_before: tuple[int, int, int] | None = None
         self._interrupts: Interrupts | None = None
-        self._owner: asyncio.Task[Any] | None = None
         self._failures = Failures()
 
     # Opening and closing
 
     async def __aenter__(self) -> Self:
-        self._owner = asyncio.current_task()
+        self._ending.owner = asyncio.current_task()
         await self._open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        drains = self._draining or self.out_of_time
+        self._error = error
+        drains = self._ending.draining or self.out_of_time
         promised = drains and kind is not None and issubclass(kind, TaskError | SessionClosedError)
         try:
             if kind is None or promised:  # what drains was told that it may end
@@ -154,7 +158,7 @@ class Session:
         await self._timekeeper.look()
         offset_ns = time.time_ns() - time.monotonic_ns()
         facts = self._facts() | self._timekeeper.facts
-        run_dir = await self._run.open(self._backend, facts, self._fenced, self._asked_to_end)
+        run_dir = await self._run.open(self._backend, facts, self._taken_over, self._ending.asked)
         try:
             scheduler = Scheduler(
                 backend=self._backend,
@@ -177,8 +181,9 @@ class Session:
             self._notify(f"oversubscribed: {self.allocation.usable_cores} cores declared, {cpus} CPUs to run on")
         self._gc_before = gc.get_threshold()
         gc.set_threshold(max(_GC_THRESHOLD, self._gc_before[0]), *self._gc_before[1:])
-        self._timekeeper.watch(scheduler, self._backend, self._ran_out)
-        self._interrupts = Interrupts(self._interrupted, self._stopped, self._timekeeper.signaled)
+        self._ending.watch(scheduler)
+        self._timekeeper.watch(scheduler, self._backend, self._ending.ran_out)
+        self._interrupts = Interrupts(self._ending.drain, self._ending.stop, self._timekeeper.signaled)
         self._interrupts.__enter__()
         return scheduler
 
@@ -193,7 +198,7 @@ class Session:
         """End the session: what has not ended is cancelled, nothing of it runs on. May be called again."""
         if self._closed:
             return
-        self._closed = True
+        self._closed = self._ending.closed = True
         self._timekeeper.close()
         if self._scheduler is None:
             return
@@ -210,53 +215,14 @@ class Session:
                 await self._backend.aclose()
             finally:
                 self._scheduler.abandon("the session was closed before anybody saw how it ended")
-                self.note(ended_ns=time.time_ns(), tasks=self.counts)
-                self._run.close()
+                ended = {"ended_ns": time.time_ns(), "tasks": self.counts}
+                self._run.close(ended | dict(self.last_words(self._error)))
                 if self._interrupts is not None:
                     self._interrupts.__exit__(None, None, None)
 
-    def note(self, **facts: object) -> None:
-        """Have `run.json` say more of this session: what JSON can say."""
-        self._run.note(facts)
-
-    def _interrupted(self) -> None:
-        """First interrupt: what runs may end, nothing new starts."""
-        self._draining = True
-        running = sum(task.state in (State.RUNNING, State.PLACED) for task in self.tasks)
-        self._notify(f"draining: {running} running tasks end, nothing new starts; Ctrl-C again stops them")
-        if self._scheduler is not None:
-            self._scheduler.close("the session drains")
-
-    def _stopped(self) -> None:
-        """Second interrupt: whoever opened the session is cancelled, and closes it."""
-        if self._closed:
-            self._notify(f"closing already, within {STOP_LIMIT_S:g} s")
-            return
-        self._stop("stopping: running tasks are ended")
-
-    def _asked_to_end(self, drain: bool) -> None:  # noqa: FBT001 - what the lease hears
-        """Somebody cancels the run from elsewhere."""
-        if drain and not self._draining:
-            self._interrupted()
-        else:
-            self._stop("cancelled: running tasks are ended")
-
-    def _fenced(self, reason: str) -> None:
-        """Another session took the run: nothing more is written, nothing goes on."""
+    def _taken_over(self, reason: str) -> None:
         self._run.journal.fence(reason)
-        self._stop(f"{reason}; this one ends")
-
-    def _ran_out(self) -> None:
-        """Shortly before the end of the allocation: the same."""
-        self._stop("out of time: running tasks are ended")
-
-    def _stop(self, message: str) -> None:
-        self._notify(message)
-        if self._scheduler is not None:
-            self._scheduler.close("the session stops")
-            self._scheduler.cancel(self._scheduler.tasks)
-        if self._owner is not None:
-            self._owner.cancel()
+        self._ending.taken_over(reason)
 
     async def drain(self) -> None:
         """Start nothing more: tasks that wait are cancelled, those that run end by themselves."""
@@ -410,6 +376,11 @@ class Session:
     def time_left(self) -> float:
         """Return the seconds until running tasks are ended; `math.inf` where no end is known, never negative."""
         return self._timekeeper.time_left()
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody wished the session to end, or another one took its run."""
+        return self._ending.interrupted
 
     @property
     def out_of_time(self) -> bool:

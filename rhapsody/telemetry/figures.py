@@ -29,7 +29,7 @@ class Family:
         cores: Of each, over all its ranks.
         gpus: Of each, over all its ranks.
         accepted: How many there are.
-        runs: How often one of them ran, or a part of an array task's items did.
+        runs: How often one of them ran, attempts that failed and those under way included.
         busy_ns: How long they ran.
     """
 
@@ -43,9 +43,10 @@ class Family:
     busy_ns: int = 0
     presence: Presence = field(default_factory=Presence, repr=False)
 
-    def ran(self, start_ns: int, end_ns: int) -> None:
-        """Take the time that something ran."""
+    def ran(self, start_ns: int, end_ns: int, count: int) -> None:
+        """Take the time in which items of an array task ran, one after the other."""
         self.ran_all((start_ns,), (end_ns,))
+        self.runs += count - 1
 
     def ran_all(self, starts: Sequence[int], ends: Sequence[int]) -> None:
         """Take the times that some ran; no end is before its start."""
@@ -123,4 +124,6 @@ class SessionFigures:
     @property
     def window_ns(self) -> int:
         """Length of the time from the first submission until the last end."""
-        return self.until_ns - self.begin_ns if self.begin_ns is not None and self.until_ns is not None else 0
+        if self.begin_ns is None or self.until_ns is None:
+            return 0
+        return max(0, self.until_ns - self.begin_ns)

@@ -11,6 +11,8 @@ NEVER, LAUNCHED, RUNNING, DONE, LOST, ENDED = range(6)
 """How far a task or an item was: ENDED failed or was cancelled, of LOST nobody knows whether it ran."""
 
 _DONE_UNLESS_FAILED = bytes(state if state == ENDED else DONE for state in range(256))
+_ENDED_UNLESS_DONE = bytes(state if state == DONE else ENDED for state in range(256))
+_LOST_IF_NEVER = bytes(LOST if state == NEVER else state for state in range(256))
 _LOST_IF_LAUNCHED = bytes(LOST if state in (LAUNCHED, RUNNING) else state for state in range(256))
 _LOST_IF_RUNNING = bytes({LAUNCHED: NEVER, RUNNING: LOST}.get(state, state) for state in range(256))
 
@@ -45,7 +47,10 @@ class ItemLog:
     def enter(self, state: int, items: tuple[int, int]) -> None:
         """Note that a range of items entered a state other than DONE."""
         start, stop = self._clip(items)
-        self.states[start:stop] = bytes([state]) * (stop - start)
+        if state == ENDED:  # what was done, and could not be restored, did not run again
+            self.states[start:stop] = self.states[start:stop].translate(_ENDED_UNLESS_DONE)
+        else:
+            self.states[start:stop] = bytes([state]) * (stop - start)
 
     def done(self, items: tuple[int, int], frame: int, offset: int = 0) -> None:
         """Note that a range of items entered DONE, but for those in it that failed before."""
@@ -56,15 +61,25 @@ class ItemLog:
     def salvaged(self, items: tuple[int, int], frame: int) -> None:
         """Note that a range of items ended, of which the journal may know a part."""
         start, stop = self._clip(items)
-        for state in (LAUNCHED, RUNNING):
+        for state in (LAUNCHED, RUNNING, LOST):
             for first, last in list(self._runs_of(state, start, stop, bytearray(len(self.states)))):
                 self.done((first, last), frame, first - items[0])
+
+    def heard(self, state: int, items: tuple[int, int]) -> None:
+        """Note that items of a range, of which the journal has no end, are in a state other than DONE."""
+        start, stop = self._clip(items)
+        after = bytes(state if before in (LAUNCHED, RUNNING, LOST) else before for before in range(256))
+        self.states[start:stop] = self.states[start:stop].translate(after)
 
     def restored(self, items: tuple[int, int], frame: int, offset: int) -> None:
         """Note that a range of items was restored."""
         start, stop = self._clip(items)
         self.states[start:stop] = bytes([DONE]) * (stop - start)
         self._done.append(Stretch(start, stop, frame, offset))
+
+    def doubt(self) -> None:
+        """Take note that records are missing: what had not started may have."""
+        self.states = self.states.translate(_LOST_IF_NEVER)
 
     def settle(self, *, complete: bool) -> None:
         """Take note that the session is over: what was launched and not heard of never started, or is lost."""

@@ -19,8 +19,8 @@ _TRIED = {FAILED: 1, UNKNOWN: 2}
 class Runs(Protocol):
     """Who is told when items ran."""
 
-    def ran(self, start_ns: int, end_ns: int) -> None:
-        """Take the time of a stretch in which items of one launch ran, one after the other."""
+    def ran(self, start_ns: int, end_ns: int, count: int) -> None:
+        """Take the time of a stretch in which so many items of one launch ran, one after the other."""
 
 
 class _Launch:
@@ -151,7 +151,7 @@ class Items:
         if state in (DONE, FAILED):  # so they ran, even if nobody saw the start
             self._start(launch, launch.since_ns)
         if launch.began_ns is not None and state is not READY:
-            self._runs.ran(launch.since_ns, max(launch.since_ns, time_ns))
+            self._runs.ran(launch.since_ns, max(launch.since_ns, time_ns), count)
             launch.since_ns = max(launch.since_ns, time_ns)
         self._move(count, PLACED if launch.began_ns is None else RUNNING, state)
         if state is not READY:

@@ -262,9 +262,10 @@ def _makespan_ns(sessions: Sequence[SessionFigures]) -> int:
     if not sessions:
         return 0
     last = sessions[-1]
-    has_span = last.begin_ns is not None and last.delivered_ns is not None
-    span_ns = last.delivered_ns - last.begin_ns if has_span else 0  # type: ignore[operator]
-    return sum(each.window_ns for each in sessions[:-1]) + span_ns
+    before_ns = sum(each.window_ns for each in sessions[:-1])
+    if last.begin_ns is None or last.delivered_ns is None:
+        return before_ns
+    return before_ns + max(0, last.delivered_ns - last.begin_ns)
 
 
 def _utilization(sessions: Sequence[SessionFigures], counts: Sequence[int | None], used: str) -> float | None:
@@ -399,6 +400,7 @@ def _family_as_json(family: Family) -> dict[str, Any]:
         "cores": family.cores or None,
         "gpus": family.gpus if family.cores else None,
         "tasks": family.accepted,
+        "runs": family.runs,
         "busy_s": family.busy_ns / _NS,
     }
 

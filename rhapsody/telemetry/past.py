@@ -10,9 +10,10 @@ from typing_extensions import override
 from rhapsody.abc import Aftermath, History, Recalled, RecalledItems
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
-from rhapsody.model.fingerprint import Codes, inputs_of
+from rhapsody.model.fingerprint import Codes
 from rhapsody.model.outcome import Cause, Completed, Failure, Stdio
-from rhapsody.telemetry.definitions import label_of
+from rhapsody.model.task import ComputeTask
+from rhapsody.telemetry.definitions import inputs_column, inputs_in, label_of
 from rhapsody.telemetry.item_log import DONE, LOST
 from rhapsody.telemetry.journal import JournalEnd
 from rhapsody.telemetry.recollection import Recollection
@@ -21,13 +22,17 @@ from rhapsody.telemetry.results import KeptReader, Left, Place, ValueMissing
 from rhapsody.telemetry.scan import segments
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from rhapsody.abc import Edges
     from rhapsody.model.task import Task
     from rhapsody.telemetry.item_log import Stretch
     from rhapsody.telemetry.scan import JournalTail
+
+
+_NO_VALUES: list[Any] = []
+_MAY_BE_MISSING = "nobody knows whether it ran: the journal of this run is damaged, where it may have stood"
 
 
 @dataclass
@@ -111,29 +116,73 @@ class Past(History):
     def recall(self, tasks: Sequence[Task], edges: Edges) -> dict[Task, Recalled]:
         """Return what is known of tasks; see `rhapsody.abc.History`."""
         found: dict[Task, Recalled] = {}
-        for task in tasks:
-            known = self._recall(task, edges.get(task, ()))
-            if known is not None:
-                found[task] = known
+        inputs = list(inputs_in(inputs_column(tasks, edges), len(tasks)))
+        for start, stop in _alike(tasks):
+            group, code, label = tasks[start:stop], self._codes.of(tasks[start]), label_of(tasks[start])
+            if code and not edges and type(group[0]) is ComputeTask and not any(task.given_uid for task in group):
+                self._recall_unnamed(group, code, inputs[start:stop], label, found)
+                continue
+            for task, fingerprint in zip(group, inputs[start:stop], strict=True):
+                known = self._recall(task, edges.get(task, ()), label, code, fingerprint)
+                if known is not None:
+                    found[task] = known
         return found
 
-    def _recall(self, task: Task, dependencies: Sequence[Task]) -> Recalled | None:
-        register, uid, label = self._register, task.given_uid, label_of(task)
-        needed = [register.row_of(dependency.number) for dependency in dependencies]
-        key = key_of(self._codes.of(task), inputs_of(task, dependencies), needed)
-        row, is_changed = register.claim(task.number, uid, key, label)
+    def _recall_unnamed(
+        self, tasks: Sequence[Task], code: bytes, inputs: Sequence[bytes], label: str, found: dict[Task, Recalled]
+    ) -> None:
+        """Recall many tasks without uids and dependencies; for those that are done and plain, at little cost."""
+        register, done = self._register, State.DONE
+        states, attempts, frames, positions = register.states, register.attempts, register.frames, register.positions
+        keys = [code + fingerprint if fingerprint else b"" for fingerprint in inputs]
+        rows = register.claim_unnamed([task.number for task in tasks], keys, label)
+        last, values = 0, _NO_VALUES
+        for task, row in zip(tasks, rows, strict=True):
+            if row != NOBODY and states[row] == DONE and row not in self._salvaged:
+                frame, position = frames[row], positions[row]
+                if frame != last:
+                    last, values = frame, self._kept.plain_values(frame)
+                if position < len(values) or not frame:
+                    value = values[position] if frame else None
+                    found[task] = Recalled(done, attempts[row], value, None, None, None, (frame, position))
+                    self._restored[row] = 1
+                    self.tally.restored += 1
+                    continue
+            known = self._judge(task, row, (), label, is_changed=False)
+            if known is not None:
+                found[task] = known
+
+    def _recall(
+        self, task: Task, dependencies: Sequence[Task], label: str, code: bytes, inputs: bytes
+    ) -> Recalled | None:
+        needed = [self._register.row_of(dependency.number) for dependency in dependencies]
+        key = key_of(code, inputs, needed)
+        length = len(task) if isinstance(task, ArrayTask) else None
+        row, is_changed = self._register.claim(task.number, task.given_uid, key, label, length)
+        return self._judge(task, row, needed, label, is_changed=is_changed)
+
+    def _judge(self, task: Task, row: int, needed: Sequence[int], label: str, *, is_changed: bool) -> Recalled | None:
+        """Return what follows for a task from what its row says."""
+        register = self._register
         if row == NOBODY:
-            if is_changed or (uid is None and register.unclaimed[label] > 0):
-                self.tally.changed.append(uid or label)
+            if is_changed or (task.given_uid is None and register.unclaimed[label] > 0):
+                self.tally.changed.append(task.given_uid or label)
             return self._if_it_may_be_missing(task)
         if isinstance(task, ArrayTask):
-            return self._recall_items(task, row)
+            return self._recall_items(task, row, needed)
         state = register.states[row]
-        if state == DONE and all(self._restored[dependency] for dependency in needed):
-            return self._restore(task, row)
+        if state == DONE:
+            if self._is_current(row, needed):
+                return self._restore(task, row)
+            self.tally.changed.append(task.given_uid or label)
         if state == LOST:
             return self._recall_lost(task, register.attempts[row])
         return Recalled(State.READY, register.attempts[row]) if register.attempts[row] else None
+
+    def _is_current(self, row: int, needed: Sequence[int]) -> bool:
+        """Return whether what a task depends on is restored, and did not run again since the task did."""
+        made = self._register.made
+        return all(each != NOBODY and self._restored[each] and made[each] <= made[row] for each in needed)
 
     def _restore(self, task: Task, row: int) -> Recalled:
         """Return a task that was done, with its value."""
@@ -163,15 +212,16 @@ class Past(History):
             self.tally.repeated += 1
             return Recalled(State.READY, attempt)
         self.tally.unknown += 1
-        return Recalled(State.UNKNOWN, attempt, failure=_lost(f"attempt {attempt}"))
+        failure = _lost(f"attempt {attempt}") if attempt else Failure(Cause.LOST, _MAY_BE_MISSING)
+        return Recalled(State.UNKNOWN, attempt, failure=failure)
 
-    def _recall_items(self, task: ArrayTask, row: int) -> Recalled:
+    def _recall_items(self, task: ArrayTask, row: int, needed: Sequence[int]) -> Recalled:
         """Return what is known of an array task's items."""
         log, attempt = self._register.items[row], self._register.attempts[row]
         done: list[tuple[tuple[int, int], Sequence[Any], tuple[int, int] | None]] = []
         unknown: list[tuple[tuple[int, int], Failure]] = []
         again = task.options.idempotent or self._rerun_unknown
-        for stretch in log.stretches():
+        for stretch in log.stretches() if self._is_current(row, needed) else []:
             items = stretch.start, stretch.stop
             try:
                 values, place = self._values_of(stretch)
@@ -209,8 +259,20 @@ class Past(History):
         if not is_suspect or task.options.idempotent or self._rerun_unknown:
             return None
         self.tally.unknown += 1
-        text = "nobody knows whether it ran: the journal of this run is damaged, where it may have stood"
-        return Recalled(State.UNKNOWN, failure=Failure(Cause.LOST, text))
+        return Recalled(State.UNKNOWN, failure=Failure(Cause.LOST, _MAY_BE_MISSING))
+
+
+def _alike(tasks: Sequence[Task]) -> Iterator[tuple[int, int]]:
+    """Yield the ranges of tasks that run the same with the same resources."""
+    start, what = 0, None
+    for at, task in enumerate(tasks):
+        runs = (task.kind, getattr(task, "function", None), getattr(task, "executable", None), task.resources)
+        if runs != what:
+            if at:
+                yield start, at
+            start, what = at, runs
+    if tasks:
+        yield start, len(tasks)
 
 
 def _lost(what: str) -> Failure:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhapsody.abc import Aftermath
 from rhapsody.model.event import State
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rhapsody.abc import Report
 
 _AFTER = {
+    State.WAITING: NEVER,
     State.READY: NEVER,
     State.RUNNING: RUNNING,
     State.DONE: DONE,
@@ -29,7 +30,19 @@ _AFTER = {
     State.FAILED: ENDED,
     State.CANCELED: ENDED,
 }
-"""How far a task is that entered a state; WAITING says nothing new."""
+"""How far a task is that entered a state; WAITING stands behind FAILED where it is tried again."""
+
+
+class _Newcomer(NamedTuple):
+    """A task that was accepted; `needed` are the numbers of what it depends on."""
+
+    number: int
+    uid: str | None
+    code: bytes
+    inputs: bytes
+    needed: Sequence[int]
+    label: str
+    length: int | None
 
 
 class Recollection:
@@ -65,12 +78,16 @@ class Recollection:
         self.kept = 0
         self.is_cut = False
         self._has_gaps = False
+        self._awaiting: dict[int, list[_Newcomer]] = {}
+        """Tasks that stand before one that they depend on, by its number."""
         self._aftermaths = aftermaths
         self._damages = damages
         reader = JournalReader(folder, self._note_damage)
         for path, offset, record in reader.records():
             with located(path, offset):
                 self._take(record, reader)
+            if isinstance(record, Entered | Ran | ItemsEntered | Restored):
+                self.kept = max(self.kept, record.kept if isinstance(record.kept, int) else max(record.kept))
         self.frames = reader.index
         self.tail = reader.tail
         self._look_for_cut(folder / "journal")
@@ -88,10 +105,9 @@ class Recollection:
     def _note_damage(self, place: JournalTail) -> None:
         self._damages.append(place)
         self._has_gaps = True
+        self.register.doubt()
 
     def _take(self, record: AnyRecord, reader: JournalReader) -> None:
-        if isinstance(record, Entered | Ran | ItemsEntered | Restored):
-            self.kept = max(self.kept, record.kept if isinstance(record.kept, int) else max(record.kept))
         match record:
             case Run():
                 self._end_session()
@@ -114,18 +130,39 @@ class Recollection:
                 self._restore(record)
 
     def _accept(self, record: Accepted, reader: JournalReader) -> None:
-        register = self.register
         found = reader.newcomers(record)
         inputs = list(inputs_in(record.inputs, record.count))
         dependencies = dict(record.dependencies)
         for start, stop, _, label, _, _, code in found.groups:
             for at in range(start, stop):
                 number = found.numbers[at]
-                uid = found.uids.get(number)
-                needed = [register.row_of(each_number) for each_number in dependencies.get(at, ())]
-                key = key_of(code, inputs[at], needed)
-                if register.claim(number, uid, key, label)[0] == NOBODY:
-                    register.add(number, uid, key, label, found.lengths.get(number))
+                uid, length = found.uids.get(number), found.lengths.get(number)
+                needed = dependencies.get(at, ())
+                if needed or self._awaiting:
+                    self._enrol(_Newcomer(number, uid, code, inputs[at], needed, label, length))
+                else:
+                    self._give_row(number, uid, key_of(code, inputs[at], ()), label, length)
+
+    def _give_row(self, number: int, uid: str | None, key: bytes, label: str, length: int | None) -> None:
+        register = self.register
+        row, _ = register.claim(number, uid, key, label, length)
+        if row == NOBODY:
+            register.add(number, uid, key, label, length)
+        elif register.states[row] == ENDED:
+            register.states[row] = NEVER
+
+    def _enrol(self, newcomer: _Newcomer) -> None:
+        """Give a task its row, once those have one that it depends on, and then those that depend on it."""
+        row_of, todo = self.register.row_of, [newcomer]
+        while todo:
+            number, uid, code, inputs, needed, label, length = each_one = todo.pop()
+            rows = list(map(row_of, needed))
+            if NOBODY in rows:
+                self._awaiting.setdefault(needed[rows.index(NOBODY)], []).append(each_one)
+                continue
+            self._give_row(number, uid, key_of(code, inputs, rows), label, length)
+            if self._awaiting:
+                todo += reversed(self._awaiting.pop(number, ()))
 
     def _enter_one_by_one(self, record: Entered) -> None:
         numbers = expand(record.numbers, record.count)
@@ -144,8 +181,8 @@ class Recollection:
                 continue
             if items is not None and row in register.items:
                 register.items[row].enter(state, items)
-            elif row not in register.items or state == DONE:
-                states[row] = state
+            elif (row not in register.items or state == DONE) and not (state == ENDED and states[row] == DONE):
+                states[row] = state  # what was DONE, and could not be restored, did not run again
             last[row] = attempt
 
     def _keep(self, numbers: Iterable[int], kept: Iterable[int], positions: Iterable[int]) -> None:
@@ -154,6 +191,9 @@ class Recollection:
             row = register.row_of(number)
             if row != NOBODY:
                 register.frames[row], register.positions[row] = frame, position
+                register.made[row] = self.session
+                if self.salvaged:
+                    self.salvaged.pop(row, None)  # it ran again
 
     def _enter_items(self, record: ItemsEntered) -> None:
         row = self.register.row_of(record.number)
@@ -162,6 +202,7 @@ class Recollection:
             return
         if record.state is State.DONE:
             log.done(record.items, record.kept)
+            self.register.made[row] = self.session
         elif record.state is not State.RUNNING:  # that says of a range that its first item runs
             log.enter(_AFTER[record.state], record.items)
 
@@ -183,6 +224,7 @@ class Recollection:
                 register.items[row].restored(items, frame, position)
             else:
                 register.states[row], register.frames[row], register.positions[row] = DONE, frame, position
+                self.salvaged.pop(row, None)  # its value is kept by now
             register.attempts[row] = attempt
 
     def _end_session(self) -> None:
@@ -192,6 +234,7 @@ class Recollection:
         aftermath = self._aftermaths.get(self.session, Aftermath())
         for report in aftermath.reports:
             self._salvage(report)
+        self._awaiting.clear()
         self.register.settle(complete=aftermath.complete and not self._has_gaps)
         if self._has_gaps:
             self.missing |= self.register.missing_numbers()
@@ -204,11 +247,12 @@ class Recollection:
             return
         if row in register.items:
             self._salvage_items(row, report)
-        elif register.states[row] in (NEVER, LAUNCHED, RUNNING):
+        elif register.states[row] in (NEVER, LAUNCHED, RUNNING, LOST):
             register.attempts[row] = report.attempt
             register.states[row] = _AFTER.get(report.state, LAUNCHED)
             if report.state is State.DONE:
                 self.salvaged[row] = report
+                register.made[row] = self.session
 
     def _salvage_items(self, row: int, report: Report) -> None:
         if report.items is None:
@@ -217,5 +261,6 @@ class Recollection:
         if report.state is State.DONE:
             self.salvaged_items.append(report.value)
             log.salvaged(report.items, -len(self.salvaged_items))
+            self.register.made[row] = self.session
         else:
-            log.enter(_AFTER.get(report.state, LAUNCHED), report.items)
+            log.heard(_AFTER.get(report.state, LAUNCHED), report.items)

@@ -11,10 +11,10 @@ from collections import Counter
 from struct import pack
 from typing import TYPE_CHECKING
 
-from rhapsody.telemetry.item_log import DONE, LAUNCHED, LOST, NEVER, RUNNING, ItemLog
+from rhapsody.telemetry.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING, ItemLog
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 NOBODY = 0xFFFF_FFFF
 """Row of a number that no task has."""
@@ -31,6 +31,7 @@ class Register:
         attempts: Number of the last attempt.
         frames: Frame of kept results that holds its value; 0 for None.
         positions: Where in that frame.
+        made: Session in which it was DONE, or the last items of an array task were.
         items: Of array tasks, by row.
         unclaimed: Rows that were not claimed in this session, by label.
     """
@@ -40,6 +41,7 @@ class Register:
         self.attempts = array("I")
         self.frames = array("I")
         self.positions = array("I")
+        self.made = array("I")
         self.items: dict[int, ItemLog] = {}
         self.unclaimed: Counter[str] = Counter()
         self._highest = 0
@@ -78,7 +80,7 @@ class Register:
         highest = max(known - 1, self._highest)
         return frozenset(at for at in range(1, highest + 1) if at >= known or self._row_of[at] == NOBODY)
 
-    def claim(self, number: int, uid: str | None, key: bytes, label: str) -> tuple[int, bool]:
+    def claim(self, number: int, uid: str | None, key: bytes, label: str, length: int | None) -> tuple[int, bool]:
         """Return the row of a task that an earlier session had, `NOBODY` if none had it.
 
         Args:
@@ -86,16 +88,49 @@ class Register:
             uid: That its user gave it.
             key: What `key_of` makes of it; empty where it has none.
             label: What runs, for people.
+            length: Items of an array task; else None.
 
         Returns:
             The row, and whether the user's uid was known with another key.
         """
         row, is_changed = self._find(uid, key)
+        if uid is not None and row != NOBODY and self._length_of(row) != length:
+            row, is_changed = NOBODY, True
         if row != NOBODY:
             self._claimed[row] = 1
             self.unclaimed[label] -= 1
             self._number(number, row)
         return row, is_changed
+
+    def claim_unnamed(self, numbers: Sequence[int], keys: Iterable[bytes], label: str) -> list[int]:
+        """Return the rows of tasks without a uid of their user's; the same as `claim` for each, at less cost.
+
+        Args:
+            numbers: In this session.
+            keys: As for `claim`.
+            label: What runs in all of them.
+        """
+        by_key, claimed = self._by_key, self._claimed
+        rows: list[int] = []
+        for key in keys:
+            found = by_key.get(key)
+            if found.__class__ is int and not claimed[found]:
+                claimed[found] = 1
+                rows.append(found)
+                continue
+            row, _ = self._find(None, key)
+            if row != NOBODY:
+                claimed[row] = 1
+            rows.append(row)
+        self.unclaimed[label] -= len(rows) - rows.count(NOBODY)
+        for number, row in zip(numbers, rows, strict=True):
+            if row != NOBODY:
+                self._number(number, row)
+        return rows
+
+    def _length_of(self, row: int) -> int | None:
+        log = self.items.get(row)
+        return None if log is None else len(log.states)
 
     def _find(self, uid: str | None, key: bytes) -> tuple[int, bool]:
         if uid is not None:
@@ -122,7 +157,7 @@ class Register:
         """
         row = len(self.states)
         self.states.append(NEVER)
-        for column in (self.attempts, self.frames, self.positions):
+        for column in (self.attempts, self.frames, self.positions, self.made):
             column.append(0)
         self._claimed.append(1)
         self._label_of.append(self._label_id(label))
@@ -152,9 +187,22 @@ class Register:
         return which
 
     def _number(self, number: int, row: int) -> None:
-        if number >= len(self._row_of):
-            self._row_of.extend([NOBODY] * (number + 1 - len(self._row_of)))
-        self._row_of[number] = row
+        row_of = self._row_of
+        if number == len(row_of):
+            row_of.append(row)
+            return
+        if number > len(row_of):
+            row_of.extend([NOBODY] * (number + 1 - len(row_of)))
+        row_of[number] = row
+
+    def doubt(self) -> None:
+        """Take note that records are missing: what had not started may have, unless more is heard of it."""
+        claimed = self._claimed
+        for row, state in enumerate(self.states):
+            if state == NEVER or (state == ENDED and not claimed[row]):  # that may have been accepted once more
+                self.states[row] = LOST
+        for log in self.items.values():
+            log.doubt()
 
     def settle(self, *, complete: bool) -> None:
         """Take note that a session is over: what it launched and nobody heard of never started, or is lost.

@@ -179,7 +179,8 @@ def _pickled(value: object) -> tuple[bytes, str]:
     try:
         data = pickle_value(value)
     except (Exception, SystemExit) as exc:  # noqa: BLE001 - the user's __reduce__
-        return b"", plain_text(f"its value of type {type(value).__name__} could not be kept: {_said(exc)}", _REASON_CHARS)
+        reason = f"its value of type {type(value).__name__} could not be kept: {_said(exc)}"
+        return b"", plain_text(reason, _REASON_CHARS)
     if len(data) <= LIMIT_BYTES:
         return data, ""
     limit = f"{LIMIT_BYTES >> 20} MiB"
@@ -282,6 +283,16 @@ class KeptReader:
             return pickle.loads(value.data)  # noqa: S301 - the user's own file, nobody else can write it
         except (Exception, SystemExit) as exc:
             raise ValueMissing(f"its kept value cannot be read: {_said(exc)}") from exc
+
+    def plain_values(self, frame: int) -> list[Any]:
+        """Return the values of a frame of plain ones; empty where there are others, or they must be looked at."""
+        if frame == 0:
+            return []
+        try:
+            values, missing = self._frame(frame)
+        except ValueMissing:
+            return []
+        return values if not missing and not (values and isinstance(values[0], _Pickle)) else []
 
     def _frame(self, frame: int) -> tuple[list[Any], dict[int, str]]:
         if frame in self._lost:

@@ -77,16 +77,24 @@ class Rows:
         at = number - self.base
         return self.families[at] if 0 <= at < len(self.families) else 0
 
-    def look(self, where: Where) -> tuple[bytearray, array[int], array[int]]:
-        """Return states, families and times."""
-        if isinstance(where, slice):
-            return self.states[where], self.families[where], self.since[where]
-        pick = itemgetter(*where, where[0])  # of a single one it would give no tuple
-        return (
-            bytearray(pick(self.states)[:-1]),
-            array("I", pick(self.families)[:-1]),
-            array("q", pick(self.since)[:-1]),
-        )
+    def move(self, numbers: Sequence[int], state: int, times: array[int], firsts: bytes) -> list[Part]:
+        """Note that tasks entered a state; return them by what they have in common, mostly in one part.
+
+        Args:
+            numbers: Of the tasks; at least one.
+            state: Its code.
+            times: When each entered it.
+            firsts: For each, whether this is the first attempt.
+        """
+        if len(numbers) == 1 and 0 <= (at := numbers[0] - self.base) < len(self.states):  # as in frames of one task
+            part = Part(self.states[at], self.families[at], bool(firsts[0]), times, self.since[at : at + 1])
+            self.states[at] = state
+            self.since[at] = times[0]
+            return [part]
+        where = self.locate(numbers)
+        looked = self._look(where)
+        self.enter(where, state, times)
+        return _parts_of(looked, firsts, times)
 
     def enter(self, where: Where, state: int, times: array[int]) -> None:
         """Note that tasks entered a state."""
@@ -112,6 +120,17 @@ class Rows:
             yield at
             at = self.states.find(state, at + 1)
 
+    def _look(self, where: Where) -> tuple[bytearray, array[int], array[int]]:
+        """Return states, families and times."""
+        if isinstance(where, slice):
+            return self.states[where], self.families[where], self.since[where]
+        pick = itemgetter(*where, where[0])  # of a single one it would give no tuple
+        return (
+            bytearray(pick(self.states)[:-1]),
+            array("I", pick(self.families)[:-1]),
+            array("q", pick(self.since)[:-1]),
+        )
+
     def _stretch(self, first: int, last: int) -> None:
         """Make rows up to these numbers, and as many again in advance, so that this does not happen often."""
         if not self.states:
@@ -132,11 +151,11 @@ class Rows:
             values[at:at] = array(values.typecode, (0,)) * count
 
 
-def parts_of(looked: tuple[bytearray, array[int], array[int]], firsts: bytes, times: array[int]) -> list[Part]:
+def _parts_of(looked: tuple[bytearray, array[int], array[int]], firsts: bytes, times: array[int]) -> list[Part]:
     """Return tasks by what they have in common; mostly that is one part.
 
     Args:
-        looked: The tasks' states, families and times before, as from `Rows.look`.
+        looked: The tasks' states, families and times before, as from `Rows`.
         firsts: For each, whether this is the first attempt.
         times: When each entered the new state.
     """

@@ -14,7 +14,7 @@ from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause
 from rhapsody.telemetry.figures import STAGES, Failures, Family, SessionFigures
 from rhapsody.telemetry.items import Items
-from rhapsody.telemetry.rows import Rows, parts_of
+from rhapsody.telemetry.rows import Rows
 from rhapsody.telemetry.width import Presence
 
 if TYPE_CHECKING:
@@ -177,8 +177,8 @@ class SessionFold:
         return (
             isinstance(found.ranges, repeat)
             and next(found.ranges) is None
-            and self._arrays.keys().isdisjoint(found.numbers)
-            and self._services.keys().isdisjoint(found.numbers)
+            and (not self._arrays or self._arrays.keys().isdisjoint(found.numbers))
+            and (not self._services or self._services.keys().isdisjoint(found.numbers))
         )
 
     def _enter_items(
@@ -202,21 +202,18 @@ class SessionFold:
         details: Iterable[str],
     ) -> None:
         """Take tasks that are neither array tasks nor services."""
-        rows = self._rows
-        where = rows.locate(numbers)
         latest_ns = max(times)
         self._last_ns = max(self._last_ns, latest_ns)
-        before = rows.look(where)
         code = _CODES[state]
-        if state is State.WAITING and before[0].count(0) < len(times):
-            code = _RETRYING
-        rows.enter(where, code, times)
-        for part in parts_of(before, firsts, times):
+        parts = self._rows.move(numbers, code, times, firsts)
+        for part in parts:
             self._move(part, code)
         if code in (_FAILED, _UNKNOWN):
             self._blame(numbers, details)
-        elif code == _RETRYING:
-            self._forgive(set(numbers))
+        elif code == _WAITING:
+            if parts[0].before:  # they were tasks before: it is for another attempt
+                self._rows.enter(self._rows.locate(numbers), _RETRYING, times)
+                self._forgive(set(numbers))
         elif self._answers:
             self._note_lags(state, numbers, times)
 
@@ -358,7 +355,7 @@ class SessionFold:
         for which, family in enumerate(self._families):
             since = running.get(which, [])
             open_ns = sum(max(0, until_ns - start) for start in since)
-            families.append(_copy(family, open_ns))
+            families.append(_copy(family, len(since), open_ns))
             still.setdefault(family.type_name, []).extend(since)
         types = {
             name: presence.stretches(still[name], [max(start, until_ns) for start in still[name]])
@@ -373,9 +370,9 @@ def split_detail(detail: str) -> tuple[str | None, str]:
     return (cause, message) if cause in _CAUSES else (None, detail)
 
 
-def _copy(family: Family, open_ns: int) -> Family:
+def _copy(family: Family, open_runs: int, open_ns: int) -> Family:
     common = (family.kind, family.label, family.type_name, family.cores, family.gpus)
-    return Family(*common, family.accepted, family.runs, family.busy_ns + open_ns)
+    return Family(*common, family.accepted, family.runs + open_runs, family.busy_ns + open_ns)
 
 
 def _column(times: Iterable[int], size: int) -> array[int]:

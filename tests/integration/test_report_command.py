@@ -45,6 +45,25 @@ async def campaign(session, args):
 """
 """Four naps on both cores, one after the other; ten short tasks, one of which fails; and a map."""
 
+DIES_ONCE = """
+import os, signal
+from pathlib import Path
+from rhapsody import ComputeTask
+
+def square(number):
+    return number * number
+
+async def campaign(session, args):
+    await session.submit([ComputeTask(square, args=(number,)) for number in range(10)])
+    await session.wait()
+    if not Path("died").exists():
+        Path("died").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    await session.submit([ComputeTask(square, args=(number,)) for number in range(10, 15)])
+    await session.wait()
+"""
+"""The first time that it is run, its session is killed after ten tasks."""
+
 
 async def report_of(folder: Path, *args: str) -> dict[str, Any]:
     ended = await rhapsody(folder, "report", "--json", *args)
@@ -72,8 +91,9 @@ async def test_an_ended_run_is_reported_as_its_summary_has_it(command: Command, 
     assert metrics["RU"]["gpus"] is None
     assert metrics["HW"]["peak"] == 1
     assert metrics["ARR"]["count"] == 1_014
-    assert [(each["label"], each["tasks"]) for each in found["ran"]][0] == ("nap", 4)
-    assert found["ran"][0]["busy_s"] >= 0.6
+    most = found["ran"][0]
+    assert (most["label"], most["type"], most["tasks"]) == ("nap", "serial-cpu-1", 4)
+    assert most["busy_s"] >= 0.6
 
 
 async def test_an_ended_run_is_told_to_people(command: Command, write: Write) -> None:
@@ -118,20 +138,22 @@ async def test_a_crashed_run_is_reported_and_says_so(command: Command) -> None:
     assert found["metrics"]["TH"] > 0
 
 
-async def test_a_resumed_run_is_reported_over_all_its_sessions(command: Command) -> None:
-    run = await Gated(command).up()
-    run_dir = await run.crash()
-    resumed = command.start("study.py", "--cores", "2", "--resume", str(run_dir))
-    await run.open(0, 1, 2, 3)
-    await resumed.end()
+async def test_a_resumed_run_is_reported_over_all_its_sessions(command: Command, write: Write) -> None:
+    write(DIES_ONCE)
+    await command.run("study.py", "--cores", "2")
+    (run_dir,) = runs_of(command.folder)
+    crashed = await report_of(command.folder)
+    await command.run("--resume", run_dir.name)
 
-    found = await report_of(command.folder, run_dir.name)
+    found = await report_of(command.folder)
 
-    assert found["run"]["condition"] == "ENDED"
-    assert [session["session"] for session in found["run"]["sessions"]] == [1, 2]
-    assert found["run"]["sessions"][0]["done"] == 9
-    assert found["run"]["sessions"][1]["restored"] == 9
-    assert sum(found["tasks"].values()) == 14
+    assert (crashed["run"]["condition"], crashed["tasks"]) == ("CRASHED", {"DONE": 10})
+    assert (found["run"]["condition"], found["tasks"]) == ("ENDED", {"DONE": 15})
+    sessions = [(each["session"], each["done"], each["restored"]) for each in found["run"]["sessions"]]
+    assert sessions == [(1, 10, 0), (2, 5, 10)]
+    assert found["metrics"]["overhead"]["tasks"] == 15
+    spans_s = [(each["end_ns"] - each["begin_ns"]) / 1e9 for each in found["run"]["sessions"]]
+    assert found["metrics"]["overhead"]["OVH_s"] == pytest.approx(sum(spans_s))
 
 
 async def test_a_damaged_journal_is_reported_up_to_the_damage(command: Command, write: Write) -> None:

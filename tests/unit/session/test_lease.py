@@ -244,7 +244,7 @@ class TestOtherHosts:
     async def test_a_beat_of_an_unseen_holder_refuses(
         self, tmp_path: Path, heard: Heard, other: Callable[..., Other]
     ) -> None:
-        unseen = other("another kernel").hold()
+        unseen = other("another kernel", beat_s=0.3).hold()
 
         with pytest.raises(BackendError, match="it beats"):
             await heard.take()
