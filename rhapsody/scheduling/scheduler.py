@@ -495,6 +495,10 @@ class Scheduler:
             placer.batch = []
         self._outbox.flush()
 
+    def look_at_journal(self) -> None:
+        """Notice, without any other occasion, that the journal cannot be brought to disk."""
+        self._outbox.flush()
+
     def abandon(self, reason: str) -> None:
         """Settle what is left once the backend is closed, even when the journal cannot be written: nobody hangs."""
         for task in self.tasks:

@@ -169,6 +169,8 @@ class Session:
                 notify=self._notify,
             )
             scheduler.history = self._run.past
+            loop = asyncio.get_running_loop()
+            self._run.journal.watch_for_errors(lambda: loop.call_soon_threadsafe(scheduler.look_at_journal))
             scheduler.on_failure = self._failures.note
             env = {"RHAPSODY_RUN_DIR": str(run_dir), "RHAPSODY_ATTEMPT": "1", **self._timekeeper.env}
             context = RunContext(self.allocation, run_dir, offset_ns, env, self._run.session)

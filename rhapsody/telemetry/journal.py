@@ -37,7 +37,7 @@ from rhapsody.telemetry.results import KeptResults, OversizeError
 from rhapsody.telemetry.segments import MARK, SEGMENT_BYTES, SegmentWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from rhapsody.abc import Assignment, Edges, Recalled
@@ -265,6 +265,11 @@ class Journal(EventSink):
         self._results.commit()  # first: what the journal names is there
         self._segments.write(self._frames)
 
+    def watch_for_errors(self, on_error: Callable[[], object]) -> None:
+        """Have `on_error` called, from another thread, when what was written does not come to disk: commit then."""
+        self._segments.watch_for_errors(on_error)
+        self._results.watch_for_errors(on_error)
+
     def fence(self, reason: str) -> None:
         """Write nothing more, ever: somebody else writes the run now. What was not written is dropped at the end."""
         self._fenced = reason
@@ -323,6 +328,9 @@ class NullJournal(EventSink):
 
     @override
     def commit(self) -> None:
+        """Do nothing."""
+
+    def watch_for_errors(self, on_error: Callable[[], object]) -> None:
         """Do nothing."""
 
     def fence(self, reason: str) -> None:

@@ -198,18 +198,11 @@ class JournalReader:
                     yield Opened(record.session, json.loads(record.run))
                 continue
             if isinstance(record, Accepted):
-                with located(path, offset):
-                    newcomers = self.newcomers(record)
-                yield newcomers
+                yield self.newcomers(record)
             yield from _columns(record)
 
     def newcomers(self, record: Accepted) -> Newcomers:
-        """Return the tasks of the record that was read last.
-
-        Raises:
-            ValueError: It refers to what was not there before.
-        """
-        self._catalog.learn(record)
+        """Return the tasks of the record that was read last."""
         return self._catalog.newcomers(record)
 
     def uid_of(self, number: int) -> str:
@@ -241,6 +234,8 @@ class JournalReader:
             raise ValueError("the record of the run stands first, and only there")
         elif isinstance(record, Kept):
             raise ValueError("kept results are not in the journal")
+        elif isinstance(record, Accepted):
+            self._catalog.learn(record)
         return record
 
 

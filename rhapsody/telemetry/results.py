@@ -94,6 +94,7 @@ class KeptResults:
         self._index = index
         self._segment_bytes = segment_bytes
         self._segments: SegmentWriter | None = None
+        self._on_error: Callable[[], object] = lambda: None
         self._frames: list[bytes] = []
 
     def keep(self, tasks: Sequence[Task]) -> int:
@@ -135,6 +136,12 @@ class KeptResults:
         data, reason = _pickled(values)
         return self._append(Kept(1, b"", [data], [(0, reason)] if reason else []))
 
+    def watch_for_errors(self, on_error: Callable[[], object]) -> None:
+        """Have `on_error` called, from another thread, when what was written does not come to disk: commit then."""
+        self._on_error = on_error
+        if self._segments is not None:
+            self._segments.watch_for_errors(on_error)
+
     def commit(self) -> None:
         """Write everything kept so far.
 
@@ -146,6 +153,7 @@ class KeptResults:
                 return
             folder = self._folder / "results"
             self._segments = SegmentWriter(folder, self._segment_bytes, suffix=SUFFIX, count=self._count)
+            self._segments.watch_for_errors(self._on_error)
         self._segments.write(self._frames)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from rhapsody.errors import JournalError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 SEGMENT_BYTES = 256 << 20
@@ -58,8 +59,12 @@ class SegmentWriter:
         self._count = count
         self._file = -1
         self._size = 0
+        self._floor = 0
+        """Bytes of the segment that are written once more, in place: they can be read meanwhile."""
         self._unsynced: deque[tuple[int, list[bytes]]] = deque()
         """Frames that were written and are not known to be on disk, each batch with how many there were with it."""
+        self._doubtful = False
+        """Whether the last fsync failed: the next one is waited for."""
         self._syncer = Syncer(folder / mark if mark else None)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
@@ -70,6 +75,10 @@ class SegmentWriter:
                 os.close(self._file)
             raise JournalError(f"cannot begin the journal {folder}: {exc.strerror}") from exc
         self._syncer.start()
+
+    def watch_for_errors(self, on_error: Callable[[], object]) -> None:
+        """Have `on_error` called, from another thread, when an fsync fails: the next `write` raises why."""
+        self._syncer.on_error = on_error
 
     @property
     def closed(self) -> bool:
@@ -94,12 +103,16 @@ class SegmentWriter:
                 self._roll()
             while written < len(data):
                 written += os.pwrite(self._file, data[written:], self._size + written)
+            if self._doubtful:
+                os.fsync(self._file)
         except OSError as exc:
             place = f"{self._path} at byte {self._size + written}"
             self._take_back(frames, written)
             hint = "make room and commit again: nothing is lost yet"
             raise JournalError(f"cannot write {place}: {exc.strerror}; {hint}") from exc
+        self._doubtful = False
         self._size += written
+        self._floor = 0
         self._frames += len(frames)
         self._unsynced.append((self._frames, frames.copy()))
         frames.clear()
@@ -136,12 +149,13 @@ class SegmentWriter:
         if error is None:
             return
         failed = self._sync_error(error)
-        again = [batch for count, batch in self._unsynced if count > self._syncer.synced]
-        self._frames -= sum(map(len, again))
-        frames[:0] = chain.from_iterable(again)
+        self._doubtful = True
+        again = list(chain.from_iterable(batch for count, batch in self._unsynced if count > self._syncer.synced))
+        self._frames -= len(again)
         self._unsynced.clear()
+        frames[:0] = again
         if self._file >= 0:
-            self._start_over()
+            self._start_over(sum(map(len, again)))
         raise failed from error
 
     def _sync_error(self, error: OSError) -> JournalError:
@@ -150,20 +164,27 @@ class SegmentWriter:
             " this node"
         )
 
-    def _start_over(self) -> None:
-        """Leave the segment to the reader as it is; one of which nothing has come to disk is emptied and used again."""
-        if not self._syncer.synced_any:
-            with suppress(OSError):
-                os.ftruncate(self._file, 0)
-                self._size = 0
-                return
-        self._abandon()
+    def _start_over(self, size: int) -> None:
+        """Leave the segment to the reader as it is; one of which nothing has come to disk is written over.
+
+        Args:
+            size: Bytes that are written once more.
+        """
+        if size == self._size:
+            self._floor, self._size = self._size, 0
+            self._syncer.watch(self._file)
+        else:
+            self._abandon()
 
     def _roll(self) -> None:
         """Begin the next segment once the full one is on disk: so no segment but the last ever breaks off."""
         full = self._file
         if full >= 0:
-            os.fsync(full)
+            try:
+                os.fsync(full)
+            except OSError as exc:  # what it has lost is written once more
+                self._syncer.fail(exc)
+                raise
             self._unsynced.clear()
         try:
             self._begin()
@@ -176,7 +197,7 @@ class SegmentWriter:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = file
         self._count += 1
-        self._size = 0
+        self._size = self._floor = 0
         self._syncer.watch(file)
         _sync_folder(self._folder)
 
@@ -185,22 +206,29 @@ class SegmentWriter:
         if self._file < 0:
             return
         try:
-            os.ftruncate(self._file, self._size)
+            os.ftruncate(self._file, max(self._size, self._floor))
         except OSError:
             whole = 0
             while written >= len(frames[whole]):
                 written -= len(frames[whole])
                 whole += 1
-            del frames[:whole]
             self._frames += whole
-            self._abandon()
+            self._unsynced.append((self._frames, frames[:whole]))
+            del frames[:whole]
+            if (error := self._abandon()) is not None:
+                self._syncer.fail(error)
 
-    def _abandon(self) -> None:
+    def _abandon(self) -> OSError | None:
+        """Close the segment, of which the caller is about to tell an error; return that of the last fsync."""
         self._syncer.watch(-1)
-        with suppress(OSError):  # the caller is about to tell of the first error
+        error = None
+        try:
             os.fsync(self._file)
+        except OSError as exc:
+            error = exc
         os.close(self._file)
         self._file = -1
+        return error
 
 
 class Syncer:
@@ -211,13 +239,13 @@ class Syncer:
 
     Attributes:
         synced: Frames that are on disk.
-        synced_any: Whether an fsync of the file that is watched has succeeded.
     """
 
     def __init__(self, mark: Path | None = None) -> None:
         self.ended = False
+        self.on_error: Callable[[], object] = lambda: None
+        """Called from the thread when an fsync failed; the next write tells why."""
         self.synced = 0
-        self.synced_any = False
         self._mark = mark
         self._frames = 0
         self._file = -1
@@ -236,7 +264,6 @@ class Syncer:
         """Bring this file to disk from now on; -1: none."""
         with self._held:
             self._file = file
-            self.synced_any = False
 
     def request(self, frames: int) -> None:
         """Ask for an fsync of what is written by now: so many frames."""
@@ -245,11 +272,18 @@ class Syncer:
             self._wanted.set()
 
     def take_error(self) -> OSError | None:
-        """Return the error of an fsync that was not told yet."""
-        if self._error is None:  # most often; and an error that comes up just now is not wiped out
+        """Return the error of an fsync that was not told yet; nothing is watched then, and nothing asked for."""
+        if self._error is None:  # most often
             return None
-        error, self._error = self._error, None
+        with self._held:  # or an fsync just now, of pages that the failed one has dropped, would count
+            error, self._error = self._error, None
+            self._file, self._frames = -1, self.synced
         return error
+
+    def fail(self, error: OSError) -> None:
+        """Take the error of an fsync that somebody else has tried."""
+        with self._held:
+            self._error = error
 
     def end(self) -> None:
         """End the thread and do what it has not done yet."""
@@ -277,8 +311,9 @@ class Syncer:
                 os.fsync(self._file)
             except OSError as exc:
                 self._error = exc
+                self.on_error()
                 return
-            self.synced, self.synced_any = frames, True
+            self.synced = frames
             if self._mark is not None:
                 with suppress(OSError):  # only a truncated journal would be noticed later
                     write_mark(self._mark, frames)

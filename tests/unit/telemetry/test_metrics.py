@@ -265,16 +265,18 @@ class TestRates:
     def test_the_lag_is_from_an_answer_to_the_first_task_that_depends_on_it(self, tmp_path: Path) -> None:
         story = Story(tmp_path)
         asked, again = AskingTask(work), AskingTask(work)
-        early, late, other = task(), task(), task()
+        late, early, later, other = task(), task(), task(), task()
         story.submit(0, asked, again)
-        story.submit(0, early, late, other, after={early: [asked], late: [asked], other: [again]})
+        story.submit(
+            0, late, early, later, other, after={late: [asked], early: [asked], later: [asked], other: [again]}
+        )
         story.run_from(1, asked, again)
         story.done(10, asked)
         story.done(20, again)
-        for each, second in ((late, 15), (early, 12), (other, 26)):
+        for each, second in ((late, 15), (early, 12), (later, 17), (other, 26)):
             story.place(second, each)
             story.run_from(second, each)
-        story.done(30, early, late, other)
+        story.done(30, late, early, later, other)
 
         lag = story.measured().lag
 
@@ -430,6 +432,22 @@ class TestNumbers:
 
         assert found.tasks == {"DONE": 10}
         assert found.families[0].busy_ns == (7 * 1 + 3 * 2) * S
+
+    def test_tasks_that_run_are_found_again_when_ones_with_lower_numbers_come(self, tmp_path: Path) -> None:
+        story = Story(tmp_path, cores=1)
+        made = [task() for _ in range(20_000)]
+        last = made[-1]
+        story.submit(0, last)
+        story.place(0, last)
+        story.run_from(1, last)
+        story.submit(2, made[0], made[9_000])
+        story.done(5, last)
+        story.enter(State.CANCELED, 10, made[0], made[9_000])
+
+        found = story.measured()
+
+        assert found.tasks == {"DONE": 1, "CANCELED": 2}
+        assert found.core_utilization == pytest.approx(4 / 10)
 
     def test_labels_without_end_share_a_line(self, tmp_path: Path) -> None:
         story = Story(tmp_path)

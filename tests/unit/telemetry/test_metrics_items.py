@@ -33,6 +33,10 @@ class TestItems:
 
         assert found.tasks == {"DONE": 101}
         assert found.throughput == pytest.approx(10.1)
+        assert [(family.kind, family.accepted, family.runs) for family in found.families] == [
+            ("map", 100, 100),
+            ("task", 1, 1),
+        ]
 
     def test_items_under_way_are_counted_in_their_states(self, tmp_path: Path) -> None:
         story = Story(tmp_path)
