@@ -75,6 +75,23 @@ def link(task: Task, dependencies: Iterable[Task]) -> bool:
     return bool(links.waiting)
 
 
+def tell_dependents(task: Task) -> tuple[list[Task], list[Task]]:
+    """Return the dependents of a task that has ended: those that wait for nothing more, and those that cannot run."""
+    dependents, task.links.dependents = task.links.dependents, []
+    freed: list[Task] = []
+    stuck: list[Task] = []
+    for dependent in dependents:
+        if dependent.state is not State.WAITING:
+            continue
+        if task.state is not State.DONE and dependent.options.when_dependency_fails == "fail":
+            stuck.append(dependent)
+            continue
+        dependent.links.waiting -= 1
+        if dependent.links.waiting == 0:
+            freed.append(dependent)
+    return freed, stuck
+
+
 def failure_by(dependency: Task) -> Failure:
     """Return why a task cannot run that depends on one which did not end well."""
     why = dependency.failure or Failure(Cause.LOST, "nobody knows why")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, NoReturn
 
 from rhapsody.errors import SpecError, unknown_name
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from rhapsody.abc import Backend, Recalled, RetryPolicy
     from rhapsody.scheduling.mapper import Mapper
 
+SLICE = 2048
+"""Tasks that are taken in before the event loop gets its turn."""
 NEW = State.NEW
 _POLICIES_KEPT = 4096
 _KINDS = frozenset({ComputeTask, ArrayTask})
@@ -87,6 +90,23 @@ class Intake:
             if effective.colocate_with is None:  # else the task would live as long as the session
                 self._effective[policy] = effective
         return effective
+
+    async def check_all(self, tasks: Sequence[Task], plan: Plan, live: Collection[int]) -> None:
+        """Look at a submission; the event loop gets its turn in between.
+
+        Args:
+            tasks: All of it.
+            plan: Takes what is found out.
+            live: Numbers of the session's tasks that have not ended.
+
+        Raises:
+            SpecError: One task is wrong; the text names it.
+        """
+        for first in range(0, len(tasks), SLICE):
+            self.check(tasks[first : first + SLICE], plan)
+            if len(tasks) > SLICE:
+                await asyncio.sleep(0)
+        self.check_whole(tasks, plan, live)
 
     def check(self, tasks: Sequence[Task], plan: Plan) -> None:
         """Look at a part of a submission.

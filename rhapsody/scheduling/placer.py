@@ -122,6 +122,11 @@ class Placer:
             line.tasks.append(task)
         self._queue.push(line)
 
+    def close(self) -> None:
+        """Warn nobody any more."""
+        if self.horizon is not None:
+            self.horizon.close()
+
     def leave(self, task: Task) -> None:
         """Forget an array task that has ended."""
         self.arrays.pop(task.number, None)

@@ -15,9 +15,9 @@ from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.task import ComputeTask, Task
-from rhapsody.scheduling.graph import failure_by, link
+from rhapsody.scheduling.graph import failure_by, link, tell_dependents
 from rhapsody.scheduling.horizon import Horizon
-from rhapsody.scheduling.intake import Intake, Plan
+from rhapsody.scheduling.intake import SLICE, Intake, Plan
 from rhapsody.scheduling.outbox import Outbox
 from rhapsody.scheduling.placer import Lease, Placer
 from rhapsody.scheduling.resumption import recall, take_over
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from rhapsody.scheduling.arrays import ArrayRun
     from rhapsody.scheduling.mapper import Mapper
 
-SLICE = 2048
-"""Tasks that are taken in before the event loop gets its turn."""
 WAITING, READY, PLACED, RUNNING = State.WAITING, State.READY, State.PLACED, State.RUNNING
 DONE, FAILED, CANCELED, UNKNOWN = State.DONE, State.FAILED, State.CANCELED, State.UNKNOWN
 _NEVER = object()
@@ -110,14 +108,10 @@ class Scheduler:
             SessionClosedError: The session takes no more.
             BackendError: The runtime is gone.
         """
+        plan = Plan(tasks)
         async with self._submitting:
             self._require_open()
-            plan = Plan(tasks)
-            for first in range(0, len(tasks), SLICE):
-                self._intake.check(tasks[first : first + SLICE], plan)
-                if len(tasks) > SLICE:
-                    await asyncio.sleep(0)
-            self._intake.check_whole(tasks, plan, self._live.keys())
+            await self._intake.check_all(tasks, plan, self._live.keys())
             if self.history is not None:
                 plan.recalled = await recall(self.history, tasks, plan.edges)
             self._require_open()
@@ -146,10 +140,9 @@ class Scheduler:
 
     def _accept(self, tasks: Sequence[Task], plan: Plan) -> None:
         now = self._clock()
-        live = self._live
         for task in tasks:
             task.state = WAITING
-            live[task.number] = task
+        self._live.update({task.number: task for task in tasks})
         self.counts[WAITING] += sum(map(_weight, tasks))
         recalled = [(task, plan.recalled[task]) for task in tasks if task in plan.recalled] if plan.recalled else []
         is_simple = not plan.edges and not recalled
@@ -429,24 +422,16 @@ class Scheduler:
         while self._loose:
             ready: list[Task] = []
             while self._loose:
-                self._tell_dependents(self._loose.popleft(), ready)
+                task = self._loose.popleft()
+                freed, stuck = tell_dependents(task)
+                ready += freed
+                for dependent in stuck:
+                    self._end_for_dependency(dependent, task)
             self._make_ready(ready, self._clock())
 
-    def _tell_dependents(self, task: Task, ready: list[Task]) -> None:
-        dependents, task.links.dependents = task.links.dependents, []
-        for dependent in dependents:
-            if dependent.state is not WAITING:
-                continue
-            if task.state is not DONE and dependent.options.when_dependency_fails == "fail":
-                self._end_for_dependency(dependent, task)
-                continue
-            dependent.links.waiting -= 1
-            if dependent.links.waiting == 0:
-                ready.append(dependent)
-
     def _end_for_dependency(self, task: Task, dependency: Task) -> None:
-        failure = failure_by(dependency)
-        self._end(task, CANCELED if dependency.state is CANCELED else FAILED, self._clock(), failure)
+        state = CANCELED if dependency.state is CANCELED else FAILED
+        self._end(task, state, self._clock(), failure_by(dependency))
 
     def cancel(self, tasks: Iterable[Task], reason: str = "cancelled") -> None:
         """Cancel tasks that have not ended; those that run end when the backend says so."""
@@ -476,8 +461,6 @@ class Scheduler:
             self._go_on_with(run.task)  # of some nothing runs just now, so that no report would end them
         self.cancel([task for task in self.tasks if task.state in (WAITING, READY)], reason)
 
-    # The cycle
-
     def _cycle(self, hungry: Sequence[Lease] = ()) -> None:
         placer = self._placer
         while self._returned:
@@ -503,8 +486,7 @@ class Scheduler:
         """Settle what is left once the backend is closed, even when the journal cannot be written: nobody hangs."""
         for task in self.tasks:
             self._end(task, UNKNOWN, self._clock(), Failure(Cause.LOST, reason))
-        if self._placer.horizon is not None:
-            self._placer.horizon.close()
+        self._placer.close()
         self._free_dependents()
         self._outbox.abandon()
 

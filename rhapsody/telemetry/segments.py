@@ -209,7 +209,7 @@ class SegmentWriter:
             os.ftruncate(self._file, max(self._size, self._floor))
         except OSError:
             whole = 0
-            while written >= len(frames[whole]):
+            while whole < len(frames) and written >= len(frames[whole]):
                 written -= len(frames[whole])
                 whole += 1
             self._frames += whole
