@@ -84,7 +84,8 @@ def _ask_batch_system(environ: Environ, opened_s: float) -> Deadline | None:
 
 
 def _slurm(environ: Environ, _opened_s: float) -> Deadline | None:
-    # Source: sbatch(1) "OUTPUT ENVIRONMENT VARIABLES" and squeue(1) of Slurm 23.02; checked 2026-11.
+    # Source: sbatch(1), "OUTPUT ENVIRONMENT VARIABLES". Jobs of Slurm 22.05 do not have the variable, squeue answers
+    # there: seen 2026-11.
     if environ.get("SLURM_JOB_END_TIME"):
         return Deadline(_number_in(environ, "SLURM_JOB_END_TIME"), "SLURM_JOB_END_TIME")
     command = ["squeue", "-h", "-j", environ["SLURM_JOB_ID"], "-o", "%e"]
@@ -126,7 +127,7 @@ def _job_began_s(opened_s: float) -> float:
 
 
 def _cobalt(environ: Environ, _opened_s: float) -> Deadline | None:
-    # Source: ALCF user guides on Cobalt job variables, checked 2026-11.
+    # Source: ALCF user guides on the variables of Cobalt jobs.
     return Deadline(_number_in(environ, "COBALT_ENDTIME"), "COBALT_ENDTIME")
 
 
