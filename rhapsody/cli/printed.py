@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from rhapsody.errors import SpecError
+from rhapsody.errors import JournalError, SpecError
 from rhapsody.model.event import State
+from rhapsody.model.outcome import Completed
 from rhapsody.session.status import is_over
 from rhapsody.session.task_status import TaskWatcher
+from rhapsody.telemetry.results import KeptReader, Left, Place, ValueMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,9 +121,29 @@ def show_task(folder: Path, uid: str, *, stderr: bool, follow: bool) -> bool:
         if at_end:
             break
         time.sleep(LOOK_EVERY_S)
-    if output is None:
-        _tell_of(folder, uid, task)
-    return output is not None
+    if output is not None:
+        return True
+    if task is not None and task.place is not None and _show_kept(folder, task, stderr=stderr):
+        return True
+    _tell_of(folder, uid, task)
+    return False
+
+
+def _show_kept(folder: Path, task: TaskStatus, *, stderr: bool) -> bool:
+    """Print what is kept of a task's output for resuming; return whether there is any."""
+    try:
+        kept = KeptReader(folder, lambda _: None).read(Place(*(task.place or (0, 0))))
+    except (ValueMissing, JournalError):
+        return False
+    if not isinstance(kept, Left | Completed):
+        return False
+    text = kept.stderr if stderr else kept.stdout
+    _write(text.encode(errors="replace"))
+    sys.stdout.flush()
+    other = "standard output" if stderr else "standard error, see --stderr"
+    if not text and (kept.stdout or kept.stderr):
+        click.echo(f"rhapsody: {task.uid} is {task.state} and printed to {other} only", err=True)
+    return bool(kept.stdout or kept.stderr)
 
 
 def _outputs(folder: Path, uid: str, ending: str) -> Iterator[_Output]:
@@ -152,7 +174,7 @@ def _tell_of(folder: Path, uid: str, task: TaskStatus | None) -> None:
     elif task.state in {State.WAITING, State.READY}:
         lines.append("it has not started")
     else:
-        lines.append("capture_stdio=True of a task keeps all it prints; without it its `stdout` ends with 64 KiB")
+        lines.append("capture_stdio=True of a task keeps all it prints, else the last of it is kept")
     click.echo("\n".join(lines), err=True)
 
 

@@ -132,6 +132,8 @@ def _facts(found: RunStatus) -> Iterator[tuple[str, str]]:
     if not found.journaled:
         yield "journal", "none: single tasks cannot be told of"
     yield "journal", f"breaks off in {found.tail}" if found.tail else ""
+    if found.may_go_on:
+        yield "go on with", f"rhapsody run --resume {found.run_dir}"
 
 
 def _counts(found: RunStatus) -> str:

@@ -37,7 +37,10 @@ def verdict(outcome: Outcome) -> str:
     if outcome.error is not None:
         return ""
     if outcome.interrupted:
-        return "interrupted"
+        can_go_on = outcome.opened and (outcome.session.run_dir / "journal").is_dir()
+        return (
+            f"interrupted; go on with: rhapsody run --resume {outcome.session.run_dir}" if can_go_on else "interrupted"
+        )
     if outcome.not_finished:
         return _not_finished(outcome)
     unseen = outcome.session.unseen_failures

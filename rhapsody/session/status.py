@@ -123,6 +123,12 @@ class RunStatus:
         return str(self.description.get("campaign") or "")
 
     @property
+    def may_go_on(self) -> bool:
+        """Whether it is over, something is left undone, and `rhapsody run --resume` can do it."""
+        left = self.condition is Condition.CRASHED or any(state is not State.DONE for state in self.counts)
+        return self.is_over and left and bool(self.campaign) and (self.run_dir / "journal").is_dir()
+
+    @property
     def time_left_s(self) -> float | None:
         """Seconds until its allocation ends; None unless it runs and that is known."""
         deadline = self.description.get("deadline")

@@ -24,6 +24,7 @@ class TaskStatus(NamedTuple):
         attempt: Number of the last one; 0 before the first.
         detail: Why it did not end well; empty otherwise.
         session: Of the run that knew it last.
+        place: Where what it left is kept; None where that is nowhere.
     """
 
     uid: str
@@ -33,6 +34,7 @@ class TaskStatus(NamedTuple):
     attempt: int
     detail: str
     session: int
+    place: tuple[int, int] | None = None
 
 
 class TaskWatcher:
@@ -79,10 +81,10 @@ class TaskWatcher:
         return number.isdecimal() and int(number) in found.numbers
 
     def _follow(self, found: Changes, wanted: int) -> None:
-        columns = zip(found.numbers, found.attempts, found.ranges, found.details, strict=False)
-        for number, attempt, items, detail in columns:
+        columns = zip(found.numbers, found.attempts, found.ranges, found.details, found.places, strict=False)
+        for number, attempt, items, detail, place in columns:
             if number == wanted and self._found is not None and (items is None or not self._found.state.is_final):
                 if items is not None:  # of an array task: it is under way as long as items are
                     self._found = self._found._replace(state=State.RUNNING)
                 else:
-                    self._found = self._found._replace(state=found.state, attempt=attempt, detail=detail)
+                    self._found = self._found._replace(state=found.state, attempt=attempt, detail=detail, place=place)

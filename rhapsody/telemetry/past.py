@@ -286,7 +286,7 @@ def _lost(what: str) -> Failure:
 def _taken_apart(kept: Any) -> tuple[Any, Stdio | None]:  # noqa: ANN401 - the user's value
     """Return a value and what the task printed."""
     if isinstance(kept, Left):
-        return kept.value, Stdio(kept.stdout, kept.stderr, kept.exit_code)
+        return kept.value(), Stdio(kept.stdout, kept.stderr, kept.exit_code)
     if isinstance(kept, Completed):
         return kept, Stdio(kept.stdout, kept.stderr, kept.exit_code)
     return kept, None

@@ -127,6 +127,7 @@ class Changes:
         slots: For PLACED, `(node, cores, gpus)` of each rank; else empty.
         details: For FAILED, CANCELED and UNKNOWN, why; else empty.
         restored: They were DONE in an earlier session, and did not run in this one.
+        places: Frame of kept results that holds what they left, and the position in it; or None.
     """
 
     size: int
@@ -138,6 +139,7 @@ class Changes:
     slots: Iterable[tuple[SlotRow, ...]] = repeat(())
     details: Iterable[str] = repeat("")
     restored: bool = False
+    places: Iterable[tuple[int, int] | None] = repeat(None)
 
 
 class TaskRecord(NamedTuple):
@@ -341,12 +343,20 @@ def _columns(record: AnyRecord) -> tuple[Changes, ...]:  # noqa: PLR0911 - one f
             numbers = expand(record.numbers, record.count)
             times, attempts = each(record.times_ns), each(record.attempts)
             details = record.details or repeat("")
-            return (Changes(record.count, record.state, numbers, times, attempts, details=details),)
+            places = _places(record.kept, record.count)
+            return (Changes(record.count, record.state, numbers, times, attempts, details=details, places=places),)
         case Ran():
             numbers, attempts = expand(record.numbers, record.count), each(record.attempts)
             return (
                 Changes(record.count, State.RUNNING, numbers, record.started_ns, attempts),
-                Changes(record.count, State.DONE, numbers, record.ended_ns, attempts),
+                Changes(
+                    record.count,
+                    State.DONE,
+                    numbers,
+                    record.ended_ns,
+                    attempts,
+                    places=_places(record.kept, record.count),
+                ),
             )
         case Placed():
             numbers = expand(record.numbers, record.count)
@@ -362,7 +372,8 @@ def _columns(record: AnyRecord) -> tuple[Changes, ...]:  # noqa: PLR0911 - one f
             numbers = expand(record.numbers, record.count)
             times, attempts = repeat(record.time_ns), each(record.attempts)
             ranges = record.ranges or repeat(None)
-            return (Changes(record.count, State.DONE, numbers, times, attempts, ranges, restored=True),)
+            places = zip(each(record.kept), each(record.positions), strict=False)
+            return (Changes(record.count, State.DONE, numbers, times, attempts, ranges, restored=True, places=places),)
     return ()
 
 
@@ -374,6 +385,10 @@ def expand(numbers: int | list[int], count: int) -> Sequence[int]:
 def each(column: int | list[int]) -> Iterable[int]:
     """Return the values where equal ones may be given once."""
     return repeat(column) if isinstance(column, int) else column
+
+
+def _places(kept: int, count: int) -> Iterable[tuple[int, int] | None]:
+    return zip(repeat(kept), range(count), strict=False) if kept else repeat(None)
 
 
 def per_task(groups: Iterable[T], sizes: list[int]) -> Iterable[T]:

@@ -62,20 +62,40 @@ class Place(NamedTuple):
 
 
 class Left(NamedTuple):
-    """What a task left that printed something, or failed."""
+    """What a task left that printed something, or failed; what it printed can be read without its value.
 
-    value: Any
+    Attributes:
+        pickled: Its value; empty for a failed one.
+        stdout: What it printed; of a failed one the end.
+        stderr: As `stdout`.
+        exit_code: Of an executable.
+        missing: Why there is no value.
+    """
+
+    pickled: bytes
     stdout: str
     stderr: str
     exit_code: int | None
+    missing: str = ""
 
     @classmethod
     def by(cls, task: Task) -> Left:
-        """Return what a task left; of a failed one the end of what it printed."""
+        """Return what a task left."""
         stdio = task.stdio or Stdio()
         if task.failure is None:
-            return cls(task.value, stdio.stdout, stdio.stderr, stdio.exit_code)
-        return cls(None, stdio.stdout[-_STDIO_BYTES:], stdio.stderr[-_STDIO_BYTES:], stdio.exit_code)
+            pickled, missing = _pickled(task.value)
+            return cls(pickled, stdio.stdout, stdio.stderr, stdio.exit_code, missing)
+        return cls(b"", stdio.stdout[-_STDIO_BYTES:], stdio.stderr[-_STDIO_BYTES:], stdio.exit_code)
+
+    def value(self) -> Any:  # noqa: ANN401 - the user's
+        """Return the value.
+
+        Raises:
+            ValueMissing: It was not kept, or cannot be read.
+        """
+        if self.missing:
+            raise ValueMissing(self.missing)
+        return _loaded(self.pickled) if self.pickled else None
 
 
 class KeptResults:
@@ -287,10 +307,7 @@ class KeptReader:
         value = values[place.position]
         if not isinstance(value, _Pickle):
             return value
-        try:
-            return pickle.loads(value.data)  # noqa: S301 - the user's own file, nobody else can write it
-        except (Exception, SystemExit) as exc:
-            raise ValueMissing(f"its kept value cannot be read: {_said(exc)}") from exc
+        return _loaded(value.data)
 
     def plain_values(self, frame: int) -> list[Any]:
         """Return the values of a frame of plain ones; empty where there are others, or they must be looked at."""
@@ -332,6 +349,13 @@ class KeptReader:
         damage = found if isinstance(found, Damage) else Damage(offset, "no result stands there")
         self._tell(path, damage)
         raise ValueMissing(f"its kept value is lost: {damaged(path, damage)}")
+
+
+def _loaded(data: bytes) -> Any:  # noqa: ANN401 - the user's value
+    try:
+        return pickle.loads(data)  # noqa: S301 - the user's own file, nobody else can write it
+    except Exception as exc:
+        raise ValueMissing(f"its kept value cannot be read: {_said(exc)}") from exc
 
 
 class _Pickle(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -196,7 +197,7 @@ class TestStdio:
         writer.commit()
         writer.close()
 
-        assert read_all(tmp_path, frame, 2) == [Left(5, "said", "warned", None), [6]]
+        assert read_all(tmp_path, frame, 2) == [Left(pickle.dumps(5, protocol=5), "said", "warned", None), [6]]
 
     def test_an_executable_is_kept_as_it_is_since_all_is_in_its_value(self, tmp_path: Path) -> None:
         writer = KeptResults(tmp_path)
@@ -216,7 +217,7 @@ class TestStdio:
         writer.commit()
         writer.close()
 
-        assert read_all(tmp_path, frame, 1) == [Left(None, "a" * 4_095 + "b", "c" * 4_096, -9)]
+        assert read_all(tmp_path, frame, 1) == [Left(b"", "a" * 4_095 + "b", "c" * 4_096, -9)]
 
 
 class TestWhatIsNotKept:
