@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rhapsody.backends import wire
-from rhapsody.backends.processes import children, describe_exit, end_children
 from rhapsody.backends.tail import TAIL_BYTES, Tail
+from rhapsody.node.processes import children, describe_exit, end_children
 
 if TYPE_CHECKING:
     import socket

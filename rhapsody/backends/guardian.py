@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from rhapsody.backends import worker
 from rhapsody.backends.notebook import Notes, write_left
-from rhapsody.backends.processes import adopt_orphans, children, die_with_parent, end_children
+from rhapsody.node.processes import adopt_orphans, children, die_with_parent, end_children
 
 STOP_GRACE_S = 2.0
 """Seconds that idle workers get to run their exit handlers."""

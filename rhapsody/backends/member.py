@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhapsody.abc import Report
 from rhapsody.backends import wire
-from rhapsody.backends.processes import is_stopped
 from rhapsody.backends.results import decode_value
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Completed, Failure, Stdio
+from rhapsody.node.processes import is_stopped
 
 if TYPE_CHECKING:
     import mmap

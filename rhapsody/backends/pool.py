@@ -28,9 +28,9 @@ from rhapsody.backends import verdicts, wire
 from rhapsody.backends.guardian import Duty
 from rhapsody.backends.member import Chunk, InFlight, Lane, Member
 from rhapsody.backends.pool_folder import make_pool_folder
-from rhapsody.backends.processes import describe_exit
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
+from rhapsody.node.processes import describe_exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

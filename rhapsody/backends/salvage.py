@@ -20,9 +20,9 @@ from rhapsody.backends import wire
 from rhapsody.backends.member import Lane, Member
 from rhapsody.backends.notebook import read_left
 from rhapsody.backends.pool_folder import remove_dead_pool_folder
-from rhapsody.backends.processes import end_marked, started_at
 from rhapsody.errors import BackendError
 from rhapsody.model.event import State
+from rhapsody.node.processes import end_marked, started_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

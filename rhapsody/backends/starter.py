@@ -13,8 +13,8 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rhapsody.backends.processes import describe_exit, end_marked
 from rhapsody.errors import BackendError
+from rhapsody.node.processes import describe_exit, end_marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rhapsody.abc import Report
-from rhapsody.backends.processes import describe_exit
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
+from rhapsody.node.processes import describe_exit
 
 if TYPE_CHECKING:
     from rhapsody.backends.member import InFlight

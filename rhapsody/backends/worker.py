@@ -23,9 +23,9 @@ import cloudpickle
 from rhapsody.backends import executables, mpi_function, wire
 from rhapsody.backends.campaign_module import CampaignFinder
 from rhapsody.backends.notebook import Notebook
-from rhapsody.backends.processes import adopt_orphans
 from rhapsody.backends.results import encode_failure, encode_value, pickle_value
 from rhapsody.backends.tail import TailWriter
+from rhapsody.node.processes import adopt_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable

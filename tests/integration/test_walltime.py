@@ -199,7 +199,7 @@ async def test_ctrl_c_stays_an_interruption_although_time_ran_out_too(command: C
     ended = await running.end()
 
     assert ended.code == 1
-    assert last_line(ended) == "Error: interrupted"
+    assert last_line(ended).startswith("Error: interrupted; go on with: rhapsody run --resume ")
 
 
 async def test_where_no_end_is_known_sigusr1_warns_those_that_ask_for_it(command: Command, write: Write) -> None:

@@ -26,11 +26,11 @@ from rhapsody.backends.member import Chunk, Lane, Member
 from rhapsody.backends.notebook import NotedChunk, Notes, WorkerNotes, read_left, write_left
 from rhapsody.backends.packing import dump_function
 from rhapsody.backends.pool import Pool, PoolSettings
-from rhapsody.backends.processes import started_at
 from rhapsody.backends.starter import GuardianStarter
 from rhapsody.backends.worker import Worker
 from rhapsody.errors import BackendError
 from rhapsody.model.event import State
+from rhapsody.node.processes import started_at
 from tests.eventually import eventually
 
 if TYPE_CHECKING:

@@ -211,6 +211,25 @@ class TestSessions:
 
         assert run.recalled(again) == (UNKNOWN, 0)
 
+    def test_a_task_that_failed_and_was_perhaps_placed_again_in_the_lost_record_is_unknown(
+        self, tmp_path: Path
+    ) -> None:
+        run = Sessions(tmp_path)
+        first, second, last = task(1), task(1), task(1)
+        run.submit(first)
+        run.start(first)
+        run.fail(first)
+        run.die()
+        run.submit(second)
+        run.place(second)
+        run.submit(task(2))
+        damage(journal(tmp_path, 2), "Placed")
+
+        run.die(complete=True)
+        run.submit(last)
+
+        assert run.recalled(last) == (UNKNOWN, 1)
+
     def test_a_task_that_failed_and_was_perhaps_accepted_again_in_the_lost_record_is_unknown(
         self, tmp_path: Path
     ) -> None:
