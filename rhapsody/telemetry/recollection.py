@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -116,14 +117,11 @@ class Recollection:
             case Accepted():
                 self._accept(record, reader)
             case Placed():
-                ranges = per_task(record.ranges or repeat(None), record.sizes)
-                self._enter(LAUNCHED, expand(record.numbers, record.count), each(record.attempts), ranges)
+                self._place(record)
             case Entered() if record.state in _AFTER:
                 self._enter_one_by_one(record)
             case Ran():
-                numbers = expand(record.numbers, record.count)
-                self._enter(DONE, numbers, each(record.attempts), repeat(None))
-                self._keep(numbers, repeat(record.kept), range(record.count))
+                self._run(record)
             case ItemsEntered():
                 self._enter_items(record)
             case Restored():
@@ -133,7 +131,12 @@ class Recollection:
         found = reader.newcomers(record)
         inputs = list(inputs_in(record.inputs, record.count))
         dependencies = dict(record.dependencies)
+        special = found.uids or found.lengths or dependencies or self._awaiting
         for start, stop, _, label, _, _, code in found.groups:
+            if code and not special:
+                keys = [code + each_one if each_one else b"" for each_one in inputs[start:stop]]
+                self.register.take_in(found.numbers[start:stop], keys, label)
+                continue
             for at in range(start, stop):
                 number = found.numbers[at]
                 uid, length = found.uids.get(number), found.lengths.get(number)
@@ -164,11 +167,50 @@ class Recollection:
             if self._awaiting:
                 todo += reversed(self._awaiting.pop(number, ()))
 
+    def _place(self, record: Placed) -> None:
+        numbers = expand(record.numbers, record.count)
+        if record.ranges or not self._entered_together(LAUNCHED, numbers, record.attempts):
+            ranges = per_task(record.ranges or repeat(None), record.sizes)
+            self._enter(LAUNCHED, numbers, each(record.attempts), ranges)
+
+    def _run(self, record: Ran) -> None:
+        numbers = expand(record.numbers, record.count)
+        if not self._entered_together(DONE, numbers, record.attempts, record.kept):
+            self._enter(DONE, numbers, each(record.attempts), repeat(None))
+            self._keep(numbers, repeat(record.kept), range(record.count))
+
     def _enter_one_by_one(self, record: Entered) -> None:
         numbers = expand(record.numbers, record.count)
         self._enter(_AFTER[record.state], numbers, each(record.attempts), repeat(None))
         if record.state is State.DONE:
             self._keep(numbers, repeat(record.kept), range(record.count))
+
+    def _entered_together(
+        self, state: int, numbers: Sequence[int], attempts: int | list[int], kept: int | None = None
+    ) -> bool:
+        """Let tasks enter a state whose rows follow one another; return False where they do not, and nothing was done.
+
+        Args:
+            state: LAUNCHED or DONE.
+            numbers: Of the tasks.
+            attempts: Theirs.
+            kept: For DONE, the frame of what they left.
+        """
+        register = self.register
+        if self.salvaged or register.items or not isinstance(numbers, range) or not isinstance(attempts, int):
+            return False
+        rows = register.rows_of(numbers)
+        first, count = rows[0], len(rows)
+        if rows != array("I", range(first, min(first + count, NOBODY))):
+            return False
+        where = slice(first, first + count)
+        register.states[where] = bytes([state]) * count
+        register.attempts[where] = array("I", [attempts]) * count
+        if kept is not None:
+            register.frames[where] = array("I", [kept]) * count
+            register.positions[where] = array("I", range(count))
+            register.made[where] = array("I", [self.session]) * count
+        return True
 
     def _enter(
         self, state: int, numbers: Iterable[int], attempts: Iterable[int], ranges: Iterable[tuple[int, int] | None]

@@ -123,10 +123,71 @@ class Register:
                 claimed[row] = 1
             rows.append(row)
         self.unclaimed[label] -= len(rows) - rows.count(NOBODY)
+        self._number_all(numbers, rows)
+        return rows
+
+    def take_in(self, numbers: Sequence[int], keys: Iterable[bytes], label: str) -> None:
+        """Give rows to tasks without a uid of their user's, those of an earlier session or new ones.
+
+        The same as `claim` and `add` for each, at less cost; what had failed may run again.
+
+        Args:
+            numbers: In this session.
+            keys: As for `claim`.
+            label: What runs in all of them.
+        """
+        before = len(self._claimed)
+        rows = list(map(self._row_for, keys))
+        fresh = len(self._claimed) - before
+        self.unclaimed[label] -= len(rows) - fresh
+        self._extend(fresh, label)
+        self._number_all(numbers, rows)
+
+    def _row_for(self, key: bytes) -> int:
+        """Return the row of the next task of a key, claimed; a new one's other columns are still to be made."""
+        claimed, row = self._claimed, len(self._claimed)
+        found = self._by_key.get(key)
+        if found is None:
+            if key:
+                self._by_key[key] = row
+        elif isinstance(found, list):
+            at = self._next.get(key, 0)
+            self._next[key] = at + 1
+            if at == len(found):
+                found.append(row)
+            row = found[at]
+        elif claimed[found]:
+            self._by_key[key], self._next[key] = [found, row], 2
+        else:
+            row = found
+        if row == len(claimed):
+            claimed.append(1)
+            return row
+        claimed[row] = 1
+        if self.states[row] == ENDED:
+            self.states[row] = NEVER
+        return row
+
+    def _extend(self, count: int, label: str) -> None:
+        """Make the columns longer by new rows; whoever calls has claimed them."""
+        self.states.extend(bytes([NEVER]) * count)
+        for column in (self.attempts, self.frames, self.positions, self.made):
+            column.extend(array("I", [0]) * count)
+        self._label_of.extend(array("I", [self._label_id(label)]) * count)
+
+    def rows_of(self, numbers: Sequence[int]) -> Sequence[int]:
+        """Return the rows of tasks of this session, `NOBODY` where there is none."""
+        if isinstance(numbers, range) and numbers and numbers[-1] < len(self._row_of):
+            return self._row_of[numbers[0] : numbers[-1] + 1]
+        return list(map(self.row_of, numbers))
+
+    def _number_all(self, numbers: Sequence[int], rows: Sequence[int]) -> None:
+        if numbers and numbers[0] == len(self._row_of) and isinstance(numbers, range):
+            self._row_of.extend(rows)
+            return
         for number, row in zip(numbers, rows, strict=True):
             if row != NOBODY:
                 self._number(number, row)
-        return rows
 
     def _length_of(self, row: int) -> int | None:
         log = self.items.get(row)
@@ -156,11 +217,8 @@ class Register:
             length: Items of an array task; else None.
         """
         row = len(self.states)
-        self.states.append(NEVER)
-        for column in (self.attempts, self.frames, self.positions, self.made):
-            column.append(0)
         self._claimed.append(1)
-        self._label_of.append(self._label_id(label))
+        self._extend(1, label)
         if length is not None:
             self.items[row] = ItemLog(length)
         if uid is not None:
