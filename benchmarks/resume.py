@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 REPEATS = 3
-CAMPAIGN = '''
+CAMPAIGN = """
 import asyncio, os, signal, time
 from pathlib import Path
 from rhapsody import ComputeTask
@@ -43,13 +43,13 @@ async def campaign(session, args):
     new = ComputeTask(stamp)
     await session.submit(new)
     Path("began").write_text(repr((await new).return_value))
-'''
+"""
 
 
 def rhapsody(folder: Path, *arguments: str) -> int:
     """Run the command; return the exit code."""
     command = [sys.executable, "-m", "rhapsody", "run", "--quiet", "--cores", "2", "--runs", "runs", *arguments]
-    return subprocess.run(command, cwd=folder, check=False).returncode
+    return subprocess.run(command, cwd=folder, check=False).returncode  # noqa: S603 - our own
 
 
 def measure(parent: Path, count: int) -> float:

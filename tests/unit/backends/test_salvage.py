@@ -250,7 +250,7 @@ async def test_guardian_keeps_notes_of_the_dead_only_until_they_are_settled(tmp_
     for number in range(1, 6):
         pool.feed(Lane("core-0"), Chunk([number], [1], [1], [()]))
         await eventually(lambda: len(reports) > len(counts), within_s=20)
-        links = [str(link.readlink()) for link in Path(f"/proc/{starter.guardian}/fd").iterdir()]
+        links = [str(link.readlink()) for link in Path(f"/proc/{starter.keeper}/fd").iterdir()]
         counts.append(sum("memfd:rhapsody" in link for link in links))
     await pool.aclose()
 

@@ -11,7 +11,7 @@ import click
 from rhapsody.cli import report_view
 from rhapsody.model.resources import Resources
 from rhapsody.model.task import ComputeTask
-from tests.unit.telemetry.story import AskingTask, StayingTask, Story, task, work
+from tests.unit.telemetry.metrics.story import AskingTask, StayingTask, Story, task, work
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,7 @@ import pytest
 from rhapsody.errors import JournalError, SessionClosedError, TaskCanceled
 from rhapsody.model.event import State
 from rhapsody.model.policy import Retry
-from rhapsody.scheduling import outbox
-from rhapsody.scheduling import scheduler as scheduler_module
+from rhapsody.scheduling import intake, outbox
 from tests.eventually import eventually
 from tests.scripted import Rig, nodes_of, plain
 
@@ -133,7 +132,7 @@ class TestClosing:
 
     async def test_tasks_on_their_way_in_are_canceled_too(self) -> None:
         rig = Rig()
-        tasks = [plain() for _ in range(3 * scheduler_module.SLICE)]
+        tasks = [plain() for _ in range(3 * intake.SLICE)]
         async with asyncio.TaskGroup() as group:
             group.create_task(rig.submit(*tasks))
             await eventually(lambda: tasks[0].state is not State.NEW)

@@ -11,8 +11,8 @@ from rhapsody.model.outcome import Cause, Failure, Stdio
 from rhapsody.model.task import ComputeTask, TaskOptions
 from rhapsody.scheduling.graph import dependencies_of
 from rhapsody.scheduling.resumption import take_over
+from rhapsody.telemetry.history.past import Past
 from rhapsody.telemetry.journal import Journal
-from rhapsody.telemetry.past import Past
 from tests.unit.telemetry.twin import RUN, on_core
 
 if TYPE_CHECKING:

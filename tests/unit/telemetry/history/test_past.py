@@ -15,8 +15,8 @@ from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Completed, Stdio
 from rhapsody.model.task import ComputeTask
-from rhapsody.telemetry.past import Past
-from tests.unit.telemetry.sessions import Sessions, Unkept, array, follower, other_work, task, work
+from rhapsody.telemetry.history.past import Past
+from tests.unit.telemetry.history.sessions import Sessions, Unkept, array, follower, other_work, task, work
 
 READY, DONE, UNKNOWN = State.READY, State.DONE, State.UNKNOWN
 

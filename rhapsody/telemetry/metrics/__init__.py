@@ -12,15 +12,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rhapsody.model.task import Task, derived_uid
-from rhapsody.telemetry.measured import Measured, measured
+from rhapsody.telemetry.metrics.measured import Measured, measured
+from rhapsody.telemetry.metrics.session_fold import SessionFold
 from rhapsody.telemetry.reader import JournalReader, Newcomers, Opened
-from rhapsody.telemetry.session_fold import SessionFold
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from rhapsody.telemetry.figures import SessionFigures
+    from rhapsody.telemetry.metrics.figures import SessionFigures
     from rhapsody.telemetry.reader import Changes, JournalTail
 
 __all__ = ["Measured", "Metrics", "measure"]

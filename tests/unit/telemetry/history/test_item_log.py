@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rhapsody.telemetry.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING, ItemLog, Stretch
+from rhapsody.telemetry.history.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING, ItemLog, Stretch
 
 LENGTH = 12
 

@@ -9,7 +9,7 @@ import pytest
 from rhapsody.abc import Report
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause
-from tests.unit.telemetry.sessions import Sessions, Unkept, array, follower
+from tests.unit.telemetry.history.sessions import Sessions, Unkept, array, follower
 
 if TYPE_CHECKING:
     from pathlib import Path

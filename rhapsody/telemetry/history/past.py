@@ -14,10 +14,10 @@ from rhapsody.model.fingerprint import Codes
 from rhapsody.model.outcome import Cause, Completed, Failure, Stdio
 from rhapsody.model.task import ComputeTask
 from rhapsody.telemetry.definitions import inputs_column, inputs_in, label_of
-from rhapsody.telemetry.item_log import DONE, LOST
+from rhapsody.telemetry.history.item_log import DONE, LOST
+from rhapsody.telemetry.history.recollection import Recollection
+from rhapsody.telemetry.history.register import NOBODY, key_of
 from rhapsody.telemetry.journal import JournalEnd
-from rhapsody.telemetry.recollection import Recollection
-from rhapsody.telemetry.register import NOBODY, key_of
 from rhapsody.telemetry.results import KeptReader, Left, Place, ValueMissing
 from rhapsody.telemetry.scan import segments
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rhapsody.abc import Edges
     from rhapsody.model.task import Task
-    from rhapsody.telemetry.item_log import Stretch
+    from rhapsody.telemetry.history.item_log import Stretch
     from rhapsody.telemetry.scan import JournalTail
 
 

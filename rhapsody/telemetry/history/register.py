@@ -11,7 +11,7 @@ from collections import Counter
 from struct import pack
 from typing import TYPE_CHECKING
 
-from rhapsody.telemetry.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING, ItemLog
+from rhapsody.telemetry.history.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING, ItemLog
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ class Register:
     """What is known of each task.
 
     Attributes:
-        states: How far each was; one byte of `rhapsody.telemetry.item_log`.
+        states: How far each was; one byte of `rhapsody.telemetry.history.item_log`.
         attempts: Number of the last attempt.
         frames: Frame of kept results that holds its value; 0 for None.
         positions: Where in that frame.

@@ -10,9 +10,9 @@ from rhapsody.abc import Aftermath
 from rhapsody.model.event import State
 from rhapsody.telemetry.definitions import inputs_in
 from rhapsody.telemetry.frames import Accepted, AnyRecord, Entered, ItemsEntered, Placed, Ran, Restored, Run
-from rhapsody.telemetry.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING
+from rhapsody.telemetry.history.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING
+from rhapsody.telemetry.history.register import NOBODY, Register, key_of
 from rhapsody.telemetry.reader import JournalReader, each, expand, per_task
-from rhapsody.telemetry.register import NOBODY, Register, key_of
 from rhapsody.telemetry.scan import JournalTail, located, segments
 from rhapsody.telemetry.segments import MARK, read_mark
 

@@ -8,7 +8,7 @@ import pytest
 
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause
-from tests.unit.telemetry.story import Story, array, task
+from tests.unit.telemetry.metrics.story import Story, array, task
 
 if TYPE_CHECKING:
     from pathlib import Path

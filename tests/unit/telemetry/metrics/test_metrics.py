@@ -10,7 +10,7 @@ from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause
 from rhapsody.model.resources import Resources
 from rhapsody.model.task import ComputeTask
-from tests.unit.telemetry.story import T0, AskingTask, S, StayingTask, Story, task, work
+from tests.unit.telemetry.metrics.story import T0, AskingTask, S, StayingTask, Story, task, work
 
 if TYPE_CHECKING:
     from pathlib import Path

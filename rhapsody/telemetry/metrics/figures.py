@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhapsody.model.event import State
-from rhapsody.telemetry.width import Presence
+from rhapsody.telemetry.metrics.width import Presence
 
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Sequence
 
-    from rhapsody.telemetry.width import Stretches
+    from rhapsody.telemetry.metrics.width import Stretches
 
 STAGES = ("submitted_ready", "ready_placed", "placed_running", "running_done")
 """Of the way of a task."""

@@ -10,7 +10,7 @@ from rhapsody.abc import Report
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Stdio
 from rhapsody.telemetry import results
-from tests.unit.telemetry.sessions import Sessions, Unkept, follower, task
+from tests.unit.telemetry.history.sessions import Sessions, Unkept, follower, task
 
 if TYPE_CHECKING:
     from pathlib import Path

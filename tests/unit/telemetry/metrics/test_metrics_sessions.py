@@ -12,7 +12,7 @@ from rhapsody.model.resources import Resources
 from rhapsody.telemetry.frames import Restored, encode_frame
 from rhapsody.telemetry.metrics import Metrics, measure
 from rhapsody.telemetry.reader import JournalReader, Newcomers, Opened
-from tests.unit.telemetry.story import T0, S, Story, array, task
+from tests.unit.telemetry.metrics.story import T0, S, Story, array, task
 from tests.unit.telemetry.twin import offsets_of, only_segment
 
 if TYPE_CHECKING:

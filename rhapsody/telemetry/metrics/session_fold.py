@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause
-from rhapsody.telemetry.figures import STAGES, Failures, Family, SessionFigures
-from rhapsody.telemetry.items import Items
-from rhapsody.telemetry.rows import Rows
-from rhapsody.telemetry.width import Presence
+from rhapsody.telemetry.metrics.figures import STAGES, Failures, Family, SessionFigures
+from rhapsody.telemetry.metrics.items import Items
+from rhapsody.telemetry.metrics.rows import Rows
+from rhapsody.telemetry.metrics.width import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from rhapsody.model.resources import Resources
+    from rhapsody.telemetry.metrics.rows import Part
+    from rhapsody.telemetry.metrics.width import Stretches
     from rhapsody.telemetry.reader import Changes, Group, Newcomers
-    from rhapsody.telemetry.rows import Part
-    from rhapsody.telemetry.width import Stretches
 
 _CODES = {state: code for code, state in enumerate(State)}
 _WAITING, _READY, _PLACED, _RUNNING = (

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from rhapsody.model.event import State
 from rhapsody.model.resources import Resources
 from rhapsody.telemetry.metrics import Measured, Metrics
+from rhapsody.telemetry.metrics.width import Presence, width_of
 from rhapsody.telemetry.reader import JournalReader
-from rhapsody.telemetry.width import Presence, width_of
-from tests.unit.telemetry.story import Story, array, in_pieces, task
+from tests.unit.telemetry.metrics.story import Story, array, in_pieces, task
 
 CORES = 3
 TYPES = [Resources(), Resources(gpus_per_rank=1), Resources(mpi=True)]
@@ -174,7 +174,7 @@ class TestPresence:
         assert all(end < start for end, (_, start) in zip(ends, pairwise(starts), strict=False))
 
     def test_merging_now_and_then_changes_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("rhapsody.telemetry.width._COMPACT_FROM", 8)
+        monkeypatch.setattr("rhapsody.telemetry.metrics.width._COMPACT_FROM", 8)
         small, large = Presence(), Presence()
         order = random.Random(1)  # noqa: S311
         spans = [(start, start + order.randrange(30)) for start in (order.randrange(2_000) for _ in range(500))]

@@ -9,7 +9,7 @@ import pytest
 from rhapsody.abc import Report
 from rhapsody.model.event import State
 from rhapsody.telemetry.frames import HEADER_BYTES, Frame, decode_record, read_any_frame
-from tests.unit.telemetry.sessions import Sessions, array, follower, task
+from tests.unit.telemetry.history.sessions import Sessions, array, follower, task
 from tests.unit.telemetry.twin import offsets_of
 
 if TYPE_CHECKING:

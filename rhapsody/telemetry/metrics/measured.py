@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from rhapsody.model.allocation import Allocation
-from rhapsody.telemetry.figures import STAGES, Family
-from rhapsody.telemetry.rates import best_shift, counts_in, overlap_of, window_for
-from rhapsody.telemetry.width import width_of
+from rhapsody.telemetry.metrics.figures import STAGES, Family
+from rhapsody.telemetry.metrics.rates import best_shift, counts_in, overlap_of, window_for
+from rhapsody.telemetry.metrics.width import width_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from rhapsody.telemetry.figures import SessionFigures
-    from rhapsody.telemetry.width import Stretches, Width
+    from rhapsody.telemetry.metrics.figures import SessionFigures
+    from rhapsody.telemetry.metrics.width import Stretches, Width
 
 SCHEMA = 1
 _NS = 1e9
