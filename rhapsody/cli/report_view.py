@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rhapsody.session.status import RunStatus
-    from rhapsody.telemetry.figures import Family
     from rhapsody.telemetry.metrics import Measured
+    from rhapsody.telemetry.metrics.figures import Family
 
 _SAY_FROM_S = 1.0
 _SAY_EVERY_S = 0.5

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rhapsody.cli.execution import Outcome
-    from rhapsody.telemetry.past import Tally
+    from rhapsody.telemetry.history.past import Tally
 
 _EXAMPLE_LIMIT = 300
 _NAMES_SHOWN = 3

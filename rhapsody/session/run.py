@@ -15,8 +15,8 @@ from rhapsody.errors import SpecError
 from rhapsody.session.lease import Lease
 from rhapsody.session.run_folder import create_run_folder, write_description
 from rhapsody.session.status import read_description
+from rhapsody.telemetry.history.past import Past
 from rhapsody.telemetry.journal import Journal, NullJournal
-from rhapsody.telemetry.past import Past
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from rhapsody.abc import Backend, RetryPolicy
     from rhapsody.model.allocation import Allocation
-    from rhapsody.telemetry.past import Tally
+    from rhapsody.telemetry.history.past import Tally
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"local": LocalBackend}
 """Backends by name; `auto` is the first of them that can run here."""

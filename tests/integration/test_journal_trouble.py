@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rhapsody import ComputeTask, JournalError, Session, State
-from rhapsody.telemetry.past import Past
+from rhapsody.telemetry.history.past import Past
 from rhapsody.telemetry.reader import read_events
 from tests.eventually import eventually
 
