@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from rhapsody.abc import Report
 from rhapsody.backends import verdicts, wire
-from rhapsody.backends.guardian import Duty
+from rhapsody.backends.keeper import Duty
 from rhapsody.backends.member import Chunk, InFlight, Lane, Member
 from rhapsody.backends.pool_folder import make_pool_folder
 from rhapsody.model.event import State

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from rhapsody.abc import Aftermath, Report
-from rhapsody.backends import wire
+from rhapsody.backends import shared_memory, wire
 from rhapsody.backends.member import Lane, Member
 from rhapsody.backends.notebook import read_left
 from rhapsody.backends.pool_folder import remove_dead_pool_folder
@@ -79,7 +79,7 @@ def left_path(run_dir: Path, session: int, node: str) -> Path:
 
 def record_path(run_dir: Path, session: int) -> Path:
     """Return the file that says what a session has started."""
-    return run_dir / "deploy" / f"local.{session}.json"
+    return run_dir / "deploy" / f"pool.{session}.json"
 
 
 def write_record(path: Path, deployed: Deployed) -> None:
@@ -130,6 +130,7 @@ async def recover(run_dir: Path, session: int) -> Aftermath:
         else:
             if deployed.boot == _boot():
                 await _end(deployed)
+                shared_memory.sweep(Path(deployed.folder))
             remove_dead_pool_folder(Path(deployed.folder))
     return await _aftermath(run_dir, session)
 

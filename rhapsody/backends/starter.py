@@ -8,25 +8,21 @@ import marshal
 import os
 import socket
 import subprocess
-import sys
 from abc import abstractmethod
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from rhapsody.backends import bootstrap
 from rhapsody.errors import BackendError
 from rhapsody.node.processes import describe_exit, end_marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from rhapsody.backends.guardian import Duty
+    from rhapsody.backends.keeper import Duty
 
-_COMMAND = (
-    "import sys; sys.path.insert(0, sys.argv[2]); from rhapsody.backends.guardian import main; main(int(sys.argv[3]))"
-)
 _MARK = "RHAPSODY_POOL"
-"""Variable by which everything that descends from a guardian is known when the guardian is gone."""
-_SOURCE_FOLDER = str(Path(__file__).resolve().parents[2])
+"""Variable by which everything that descends from a keeper is known when the keeper is gone."""
 
 
 class Starter(Protocol):
@@ -59,12 +55,17 @@ class Starter(Protocol):
         """End every worker, idle ones gently; nothing of them is left afterwards."""
 
 
-class GuardianStarter:
-    """Starts workers by fork from a guardian process of its own.
+class KeeperStarter:
+    """Has workers started by a keeper, a process of its own; see `rhapsody.backends.keeper`.
 
     Args:
-        left: File that the guardian writes what workers have noted to, should this process die; None for none.
+        left: File that the keeper writes what workers have noted to, should this process die; None for none.
     """
+
+    _title: ClassVar[str]
+    """Shown in lists of processes."""
+    _module: ClassVar[str]
+    """Whose `main` the keeper runs."""
 
     def __init__(self, left: Path | None = None) -> None:
         self._left = left
@@ -78,13 +79,13 @@ class GuardianStarter:
         self._mark = ""
 
     async def open(self, duty: Duty, on_exit: Callable[[int, int], None], on_lost: Callable[[str], None]) -> None:
-        """Start the guardian; see `Starter.open`."""
+        """Start the keeper; see `Starter.open`."""
         self._on_exit, self._on_lost, self._log, self._mark = on_exit, on_lost, duty.log, duty.folder
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
                 self._process = subprocess.Popen(  # noqa: ASYNC220, S603 - a millisecond; asyncio's own takes longer
-                    [sys.executable, "-c", _COMMAND, "rhapsody-guardian", _SOURCE_FOLDER, str(theirs.fileno())],
+                    bootstrap.command(self._title, self._module, str(theirs.fileno())),
                     stdin=subprocess.DEVNULL,
                     pass_fds=[theirs.fileno()],
                     env={**os.environ, _MARK: duty.folder},
@@ -92,26 +93,30 @@ class GuardianStarter:
             except OSError as exc:
                 ours.close()
                 raise BackendError(f"the process that starts workers did not start: {exc}") from exc
-        ours.send(marshal.dumps(tuple(duty._replace(left=str(self._left or "")))))
+        ours.send(marshal.dumps((tuple(duty._replace(left=str(self._left or ""))), self._further())))
         ours.setblocking(False)  # noqa: FBT003 - positional only
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours, self._read)
 
+    def _further(self) -> bytes:
+        """Return what else the keeper has to know, marshalled."""
+        return b""
+
     @property
-    def guardian(self) -> int:
-        """The guardian's process id, once it was started; 0 before and afterwards."""
+    def keeper(self) -> int:
+        """The keeper's process id, once it was started; 0 before and afterwards."""
         return 0 if self._process is None else self._process.pid
 
     @property
     def mark(self) -> tuple[str, str]:
-        """Variable, and its value, that everything which descends from the guardian was started with."""
+        """Variable, and its value, that everything which descends from the keeper was started with."""
         return _MARK, self._mark
 
     def start(self, worker_id: int) -> None:
         """Start a worker; see `Starter.start`.
 
         Workers are started for launches, and nothing is launched before the journal has all that was heard: so the
-        guardian may now forget what the workers had noted whose end was told before.
+        keeper may now forget what the workers had noted whose end was told before.
         """
         self._order("start", worker_id, self._buried)
 
@@ -140,7 +145,12 @@ class GuardianStarter:
             if not message:
                 self._lose()
                 return
-            _, worker_id, code = marshal.loads(message)  # noqa: S302 - the other end of our own socket pair
+            self._take(*marshal.loads(message))  # noqa: S302 - the other end of our own socket pair
+
+    def _take(self, kind: str, *rest: Any) -> None:  # noqa: ANN401 - as the kind of message has it
+        """Take a message of the keeper."""
+        if kind == "exit":
+            worker_id, code = rest
             self._on_exit(worker_id, code)
             self._buried += 1
 
@@ -150,9 +160,12 @@ class GuardianStarter:
             if self._process is not None:
                 self._process.wait(timeout=1)
         end_marked(_MARK, self._mark)  # workers died with their parent, but not what they had started
-        code = self._process.returncode if self._process is not None else None
+        self._on_lost(self._why_lost(self._process.returncode if self._process is not None else None))
+
+    def _why_lost(self, code: int | None) -> str:
+        """Return why no more workers can be started, from the keeper's exit code if that is known."""
         ended = "is gone" if code is None else describe_exit(code)
-        self._on_lost(f"the process that starts and watches workers {ended}; its log is {self._log}")
+        return f"the process that starts and watches workers {ended}; its log is {self._log}"
 
     def _hang_up(self) -> None:
         if self._socket is not None:
@@ -161,7 +174,7 @@ class GuardianStarter:
             self._socket = None
 
     async def aclose(self) -> None:
-        """Let the guardian end everything, and wait for it; see `Starter.aclose`."""
+        """Let the keeper end everything, and wait for it; see `Starter.aclose`."""
         if self._socket is not None:
             with contextlib.suppress(OSError):  # unannounced, it writes down more than anybody will ask for
                 self._socket.send(marshal.dumps(("end",)))
@@ -169,6 +182,13 @@ class GuardianStarter:
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             await _exited(process)
+
+
+class GuardianStarter(KeeperStarter):
+    """Starts workers by fork from a guardian process."""
+
+    _title = "rhapsody-guardian"
+    _module = "rhapsody.backends.guardian"
 
 
 async def _exited(process: subprocess.Popen[bytes], limit_s: float = 15.0) -> None:

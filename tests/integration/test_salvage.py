@@ -173,7 +173,7 @@ class Run:
     @property
     def private_folder(self) -> Path:
         """The pool's folder, from what is on record."""
-        return Path(json.loads((self.run_dir / "deploy" / "local.1.json").read_text())["folder"])
+        return Path(json.loads((self.run_dir / "deploy" / "pool.1.json").read_text())["folder"])
 
     def open_gate(self) -> None:
         (self.folder / "go").touch()

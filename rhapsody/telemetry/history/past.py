@@ -135,7 +135,9 @@ class Past(History):
         register, done = self._register, State.DONE
         states, attempts, frames, positions = register.states, register.attempts, register.frames, register.positions
         keys = [code + fingerprint if fingerprint else b"" for fingerprint in inputs]
-        rows = register.claim_unnamed([task.number for task in tasks], keys, label)
+        numbers: Sequence[int] = [task.number for task in tasks]
+        consecutive = range(numbers[0], numbers[0] + len(numbers))
+        rows = register.claim_unnamed(consecutive if numbers == list(consecutive) else numbers, keys, label)
         last, values = 0, _NO_VALUES
         for task, row in zip(tasks, rows, strict=True):
             if row != NOBODY and states[row] == DONE and row not in self._salvaged:
