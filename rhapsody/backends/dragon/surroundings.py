@@ -1,0 +1,77 @@
+"""What Dragon needs of a node, looked at before it is started, since it hangs without a word where that is missing."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from rhapsody.backends.shared_memory import FOLDER
+from rhapsody.errors import BackendError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MIB = 1 << 20
+POOL, INFRASTRUCTURE, WAIT_MODE = "DRAGON_DEFAULT_SEG_SZ", "DRAGON_INF_SEG_SZ", "DRAGON_USER_WAIT_MODE"
+# Source: dragonhpc 0.15.0, parameters.py: 4 GiB and 1 GiB unless told otherwise. On Linux a file there takes memory as
+# it is written. 512 MiB free with the least sizes was tried.
+_MOST = {POOL: 4096 * MIB, INFRASTRUCTURE: 1024 * MIB}
+_LEAST = {POOL: 256 * MIB, INFRASTRUCTURE: 128 * MIB}
+_SHARE = {POOL: 4, INFRASTRUCTURE: 8}
+LEAST_FREE = 512 * MIB
+_FEW_CPUS = 8
+"""With so many or fewer, a process that spins while it waits takes a core from those that work."""
+
+
+def require_dragon() -> None:
+    """Make sure that Dragon is installed.
+
+    Raises:
+        BackendError: It is not.
+    """
+    if find_spec("dragon") is None or find_spec("dragon.launcher") is None:
+        raise BackendError(
+            "the dragon backend needs dragonhpc, which is not installed in this environment;"
+            " run: pip install 'rhapsody-hpc[dragon]'"
+        )
+
+
+def variables(free: int, cpus: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return variables to start Dragon with; what the user has set stays.
+
+    Args:
+        free: Bytes free in /dev/shm.
+        cpus: CPUs of the node that may be used.
+        environ: What is set.
+
+    Raises:
+        BackendError: There is not enough shared memory.
+    """
+    if free < LEAST_FREE and not (POOL in environ and INFRASTRUCTURE in environ):
+        raise BackendError(
+            f"Dragon needs {LEAST_FREE // MIB} MiB of shared memory, {FOLDER} has {free // MIB} MiB free; free some,"
+            f" enlarge it (mount -o remount,size=8g {FOLDER}; for containers --shm-size 8g), or set {POOL} and"
+            f" {INFRASTRUCTURE} to what there is, in bytes"
+        )
+    found = {
+        name: str(max(_LEAST[name], min(_MOST[name], free // share // MIB * MIB)))
+        for name, share in _SHARE.items()
+        if name not in environ
+    }
+    if cpus <= _FEW_CPUS and WAIT_MODE not in environ:
+        found[WAIT_MODE] = "IDLE_WAIT"
+    return found
+
+
+def free_shared_memory() -> int:
+    """Return the bytes that are free in /dev/shm.
+
+    Raises:
+        BackendError: There is none.
+    """
+    try:
+        status = os.statvfs(FOLDER)
+    except OSError as exc:
+        raise BackendError(f"Dragon needs shared memory, and {FOLDER} cannot be used: {exc.strerror}") from exc
+    return status.f_bavail * status.f_frsize
