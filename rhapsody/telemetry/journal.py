@@ -33,8 +33,9 @@ from rhapsody.telemetry.frames import (
     Run,
     encode_frame,
 )
+from rhapsody.telemetry.mark import Extent, Mark
 from rhapsody.telemetry.results import KeptResults, OversizeError
-from rhapsody.telemetry.segments import MARK, SEGMENT_BYTES, SegmentWriter
+from rhapsody.telemetry.segments import SEGMENT_BYTES, SegmentWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,11 +77,13 @@ class Journal(EventSink):
     Everything recorded is kept until `commit` has written it. Use from one thread; `create` makes it.
     """
 
-    def __init__(self, segments: SegmentWriter, results: KeptResults, index: int = 0) -> None:
+    def __init__(self, segments: SegmentWriter, results: KeptResults, mark: Mark, index: int = 0) -> None:
         self._segments = segments
         self._results = results
+        self._mark = mark
         self._frames: list[bytes] = []
         self._index = index
+        self._highest = 0
         self._definitions = Definitions()
         self._fenced = ""
 
@@ -102,11 +105,9 @@ class Journal(EventSink):
         """
         after = after or JournalEnd()
         results = KeptResults(folder, count=after.kept_segments, index=after.kept_frames, segment_bytes=segment_bytes)
-        segments = SegmentWriter(
-            folder / "journal", segment_bytes, count=after.segments, mark=MARK, frames=after.frames
-        )
-        journal = cls(segments, results, after.frames)
+        segments = SegmentWriter(folder / "journal", segment_bytes, count=after.segments)
         try:
+            journal = cls(segments, results, Mark(folder / "journal"), after.frames)
             journal._append(Run(SCHEMA, json.dumps(run), after.session + 1))
             journal.commit()
         except BaseException:
@@ -125,11 +126,13 @@ class Journal(EventSink):
         for start in range(0, len(tasks), MAX_EVENTS):
             batch = tasks[start : start + MAX_EVENTS]
             runs = self._definitions.runs(batch)
+            numbers = _columns(batch)[0]
+            self._highest = max(self._highest, batch[-1].number if isinstance(numbers, int) else max(numbers))
             self._append(
                 Accepted(
                     count=len(batch),
                     time_ns=time_ns,
-                    numbers=_columns(batch)[0],
+                    numbers=numbers,
                     first_definition=self._definitions.first_fresh,
                     definitions=self._definitions.fresh,
                     runs=runs,
@@ -263,7 +266,11 @@ class Journal(EventSink):
         if self._fenced:
             raise JournalError(f"the journal is not written any more: {self._fenced}")
         self._results.commit()  # first: what the journal names is there
-        self._segments.write(self._frames)
+        if self._frames:
+            self._segments.write(self._frames)
+            self._mark.write(Extent(self._index, self._highest))
+        else:
+            self._segments.write(self._frames)  # it may have an error of an earlier fsync to tell
 
     def watch_for_errors(self, on_error: Callable[[], object]) -> None:
         """Have `on_error` called, from another thread, when what was written does not come to disk: commit then."""
@@ -285,6 +292,7 @@ class Journal(EventSink):
         if self._segments.closed:
             return
         with ExitStack() as stack:
+            stack.callback(self._mark.close)
             stack.callback(self._segments.close)
             stack.callback(self._results.close)
             if not self._fenced:

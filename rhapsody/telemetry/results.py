@@ -256,6 +256,8 @@ class KeptReader:
         """Frames that cannot be read, with the reason: many tasks may ask for the same one."""
         self._told: set[tuple[Path, int]] = set()
         results = folder / "results"
+        self._end = ""
+        """Where they break off, if they do."""
         paths = segments(results, SUFFIX) if any(results.glob(f"*{SUFFIX}")) else []
         for path in paths:
             _require_own(path)
@@ -271,6 +273,7 @@ class KeptReader:
                 found: Head | Frame | None = head if isinstance(head, Head) and head.index == expected else None
                 found = found or self._look_closely(path, file, last, head.offset)
                 if found is None:  # what a crash leaves; whoever looks for more than there is hears of it
+                    self._end = f": {path} at offset {head.offset}"
                     break
                 self._places[found.index + 1] = path, found.offset
                 expected, last = found.index + 1, found.offset
@@ -338,7 +341,9 @@ class KeptReader:
 
     def _record(self, frame: int) -> Kept:
         if frame not in self._places:
-            raise ValueMissing("its kept value is lost: the file of kept results is damaged or breaks off before it")
+            raise ValueMissing(
+                f"its kept value is lost: the kept results are damaged or break off{self._end}"
+            )
         path, offset = self._places[frame]
         try:
             with located(path, offset), path.open("rb") as file:

@@ -6,7 +6,6 @@ import errno
 import os
 import threading
 from collections import deque
-from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SEGMENT_BYTES = 256 << 20
-MARK = "synced"
-"""File of the journal that tells how many of its frames are on disk."""
 SYNC_DELAY_S = 0.05
 """From the first write until fsync begins; it leaves as long again for fsync itself to be done within 100 ms."""
 
@@ -34,26 +31,14 @@ class SegmentWriter:
         segment_bytes: Size from which on a new segment is begun.
         suffix: Of the segments' names.
         count: Segments that are there already.
-        mark: File in the folder that tells how many frames are on disk, so that a segment that was cut off later is
-            noticed; None for no such file.
-        frames: Frames that are there already.
 
     Raises:
         JournalError: The folder or the first segment could not be made.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        segment_bytes: int,
-        *,
-        suffix: str = ".log",
-        count: int = 0,
-        mark: str | None = None,
-        frames: int = 0,
-    ) -> None:
+    def __init__(self, folder: Path, segment_bytes: int, *, suffix: str = ".log", count: int = 0) -> None:
         self._folder = folder
-        self._frames = frames
+        self._frames = 0
         self._segment_bytes = segment_bytes
         self._suffix = suffix
         self._count = count
@@ -65,7 +50,7 @@ class SegmentWriter:
         """Frames that were written and are not known to be on disk, each batch with how many there were with it."""
         self._doubtful = False
         """Whether the last fsync failed: the next one is waited for."""
-        self._syncer = Syncer(folder / mark if mark else None)
+        self._syncer = Syncer()
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             _sync_folder(folder.parent)
@@ -234,19 +219,15 @@ class SegmentWriter:
 class Syncer:
     """A thread that brings a file to disk soon after something was written; it sleeps while nothing is.
 
-    Args:
-        mark: File that tells how many frames are on disk, or None.
-
     Attributes:
         synced: Frames that are on disk.
     """
 
-    def __init__(self, mark: Path | None = None) -> None:
+    def __init__(self) -> None:
         self.ended = False
         self.on_error: Callable[[], object] = lambda: None
         """Called from the thread when an fsync failed; the next write tells why."""
         self.synced = 0
-        self._mark = mark
         self._frames = 0
         self._file = -1
         self._held = threading.Lock()
@@ -314,26 +295,6 @@ class Syncer:
                 self.on_error()
                 return
             self.synced = frames
-            if self._mark is not None:
-                with suppress(OSError):  # only a truncated journal would be noticed later
-                    write_mark(self._mark, frames)
-
-
-def write_mark(path: Path, frames: int) -> None:
-    """Write how many frames are on disk, without waiting until this is, too."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        os.pwrite(file, b"%020d\n" % frames, 0)
-    finally:
-        os.close(file)
-
-
-def read_mark(path: Path) -> int:
-    """Return how many frames are on disk at least; 0 when that is not known."""
-    try:
-        return int(path.read_bytes())
-    except (OSError, ValueError):
-        return 0
 
 
 def _sync_folder(folder: Path) -> None:

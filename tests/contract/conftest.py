@@ -13,12 +13,16 @@ import pytest
 
 from rhapsody import Session
 from tests.leftovers import Process, processes
+from tests.requirements import needs_module
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-BACKENDS = ["local"]
+BACKENDS = [
+    "local",
+    pytest.param("dragon", marks=[pytest.mark.dragon, needs_module("dragon", install="rhapsody-hpc[dragon]")]),
+]
 MARK_VARIABLE = "CONTRACT_MARK"
 
 

@@ -12,9 +12,9 @@ from rhapsody.telemetry.definitions import inputs_in
 from rhapsody.telemetry.frames import Accepted, AnyRecord, Entered, ItemsEntered, Placed, Ran, Restored, Run
 from rhapsody.telemetry.history.item_log import DONE, ENDED, LAUNCHED, LOST, NEVER, RUNNING
 from rhapsody.telemetry.history.register import NOBODY, Register, key_of
+from rhapsody.telemetry.mark import read_extent
 from rhapsody.telemetry.reader import JournalReader, each, expand, per_task
 from rhapsody.telemetry.scan import JournalTail, located, segments
-from rhapsody.telemetry.segments import MARK, read_mark
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +64,7 @@ class Recollection:
             -1, -2, … in place of a frame.
         missing: Numbers of tasks that may stand where the journal is damaged.
         kept: Highest number of a frame of kept results that the journal names; it may never have come to disk.
-        is_cut: Whether the journal's end is missing, so that any further task may have stood there.
+        is_cut: Whether tasks were accepted in what is missing of the journal's end: any further task may be one.
 
     Raises:
         JournalError: There is no journal, a segment is missing, or one cannot be read.
@@ -95,13 +95,13 @@ class Recollection:
         self._end_session()
 
     def _look_for_cut(self, journal: Path) -> None:
-        """Notice when more was on disk than is there now."""
-        synced = read_mark(journal / MARK)
-        if synced > self.frames:
+        """Notice when more was written than is there now."""
+        extent = read_extent(journal)
+        if extent.frames > self.frames:
             path = segments(journal)[-1]
-            reason = f"the file was cut off: {synced} frames of the journal were on disk, {self.frames} are there"
+            reason = f"the file was cut off: {extent.frames} frames were written, {self.frames} are there"
             self._note_damage(JournalTail(path.name, path.stat().st_size, reason))
-            self.is_cut = True
+            self.is_cut = extent.highest > self.register.highest
 
     def _note_damage(self, place: JournalTail) -> None:
         self._damages.append(place)

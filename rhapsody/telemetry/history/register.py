@@ -74,6 +74,11 @@ class Register:
         self._highest = max(self._highest, number)
         return NOBODY
 
+    @property
+    def highest(self) -> int:
+        """Highest number of a task that was accepted in this session."""
+        return max(0, len(self._row_of) - 1)
+
     def missing_numbers(self) -> frozenset[int]:
         """Return the numbers of this session, up to the highest asked for, under which no task was accepted."""
         known = len(self._row_of)

@@ -19,7 +19,7 @@ from rhapsody.model.event import State
 from rhapsody.telemetry import segments
 from rhapsody.telemetry.frames import Entered, encode_frame
 from rhapsody.telemetry.scan import Scan
-from rhapsody.telemetry.segments import MARK, SegmentWriter, Syncer, read_mark
+from rhapsody.telemetry.segments import SegmentWriter, Syncer
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class Disk:
         self._fsync(file)
 
     def pwrite(self, file: int, data: memoryview, offset: int) -> int:
-        if self.full is None or Path(f"/proc/self/fd/{file}").readlink().name == MARK:
+        if self.full is None:
             return self._pwrite(file, data, offset)
         if self.room == 0:
             raise OSError(self.full, os.strerror(self.full))
@@ -100,7 +100,7 @@ class Writer:
 
     def __init__(self, folder: Path, segment_bytes: int = 1 << 20) -> None:
         self.folder = folder / "journal"
-        self.segments = SegmentWriter(self.folder, segment_bytes, mark=MARK)
+        self.segments = SegmentWriter(self.folder, segment_bytes)
         self.todo: list[bytes] = []
         self.given = 0
         self.errors: list[str] = []
@@ -256,21 +256,6 @@ class TestFsync:
         disk.full = None
         writer.close()
         assert read_back(writer.folder) == [0, 1, 2, 3, 4, 5]
-
-    async def test_how_much_is_on_disk_is_never_said_too_high(self, writer: Writer, disk: Disk) -> None:
-        writer.give(3)
-        writer.write()
-        await eventually(lambda: read_mark(writer.folder / MARK) == 3)
-
-        disk.error = errno.EIO
-        writer.give(2)
-        await eventually(writer.is_told)
-        disk.error = None
-        writer.segments._syncer._sync()  # as if it had been asked for before
-
-        assert read_mark(writer.folder / MARK) == 3
-        writer.close()
-        assert read_mark(writer.folder / MARK) == 5
 
     async def test_a_full_segment_that_does_not_come_to_disk_is_written_once_more(
         self, tmp_path: Path, disk: Disk
@@ -442,12 +427,6 @@ class TestSyncer:
         assert syncer.take_error() is not None
         assert syncer.take_error() is None
 
-    def test_a_mark_that_makes_no_sense_says_nothing(self, tmp_path: Path) -> None:
-        (tmp_path / MARK).write_text("many\n")
-
-        assert read_mark(tmp_path / MARK) == 0
-        assert read_mark(tmp_path / "absent") == 0
-
 
 STEPS: dict[str, Callable[[Disk], None]] = {
     "fsync fails": lambda disk: setattr(disk, "error", errno.EIO),
@@ -486,7 +465,6 @@ class TestWhateverHappens:
             writer.segments.close()
 
             assert read_back_prefix(writer.folder) == writer.given
-            assert read_mark(writer.folder / MARK) == writer.given
 
 
 def read_back_prefix(folder: Path) -> int:
