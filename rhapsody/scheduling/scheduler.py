@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
+from rhapsody.abc import NO_EDGES
 from rhapsody.errors import BackendError, JournalError, SessionClosedError
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
@@ -58,11 +59,8 @@ class Scheduler:
         clock: Callable[[], int],
         notify: Callable[[str], None],
     ) -> None:
-        self._backend = backend
-        self._mapper = mapper
-        self._sink = sink
-        self._clock = clock
-        self._notify = notify
+        self._backend, self._mapper, self._sink = backend, mapper, sink
+        self._clock, self._notify = clock, notify
         self._intake = Intake(backend, mapper, policy)
         self._submitting = asyncio.Lock()
         self._live: dict[int, Task] = {}
@@ -73,8 +71,7 @@ class Scheduler:
         """Tasks that were launched and given back, to be queued at the front."""
         self._unwanted: set[int] = set()
         """Numbers of placed tasks that were cancelled: they are not launched again."""
-        self._closed = ""
-        self._gone = False
+        self._closed, self._gone = "", False
         self._outbox = Outbox(sink, backend, notify, self._cycle)
         self.history: History | None = None
         """What earlier sessions of the run have done, when it is resumed."""
@@ -112,7 +109,7 @@ class Scheduler:
         async with self._submitting:
             self._require_open()
             await self._intake.check_all(tasks, plan, self._live.keys())
-            if self.history is not None:
+            if self.history is not None and plan.edges:
                 plan.recalled = await recall(self.history, tasks, plan.edges)
             self._require_open()
             self._intake.uids |= plan.uids
@@ -144,7 +141,10 @@ class Scheduler:
             task.state = WAITING
         self._live.update({task.number: task for task in tasks})
         self.counts[WAITING] += sum(map(_weight, tasks))
-        recalled = [(task, plan.recalled[task]) for task in tasks if task in plan.recalled] if plan.recalled else []
+        known = plan.recalled
+        if self.history is not None and not plan.edges:  # else that was done for the whole submission
+            known = self.history.recall(tasks, NO_EDGES)
+        recalled = [(task, known[task]) for task in tasks if task in known] if known else []
         is_simple = not plan.edges and not recalled
         self._sink.accepted(tasks, now, edges=plan.edges, ready=is_simple)
         if is_simple:
