@@ -9,10 +9,9 @@ one another, is a single number.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os import SEEK_END
 from struct import Struct
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -302,8 +301,7 @@ def decode_record(payload: bytes) -> AnyRecord:
     return record
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """A whole frame, checksum verified."""
 
     offset: int
@@ -311,8 +309,7 @@ class Frame:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(NamedTuple):
     """A place where a frame should begin, and none that is whole does."""
 
     offset: int
@@ -328,12 +325,18 @@ def find_frame(file: BinaryIO, offset: int) -> Frame | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """The header of a frame whose payload was not read."""
 
     offset: int
     index: int
+
+
+class _Header(NamedTuple):
+    offset: int
+    length: int
+    index: int
+    data: bytes
 
 
 def read_head(file: BinaryIO) -> Head | Damage | None:
@@ -341,20 +344,14 @@ def read_head(file: BinaryIO) -> Head | Damage | None:
 
     The file stands behind the frame afterwards, if it is as long as it should be.
     """
-    offset = file.tell()
-    header = file.read(HEADER_BYTES)
-    if not header:
-        return None
-    if len(header) < HEADER_BYTES:
-        return Damage(offset, "the header of a frame breaks off")
-    magic, length, index = _HEAD.unpack_from(header)
-    if magic != _MAGIC or length > MAX_PAYLOAD_BYTES:
-        return Damage(offset, "no frame begins here")
-    end = offset + HEADER_BYTES + length
+    found = _read_header(file)
+    if not isinstance(found, _Header):
+        return found
+    end = found.offset + HEADER_BYTES + found.length
     if file.seek(0, SEEK_END) < end:
-        return Damage(offset, f"a frame of {length} bytes breaks off")
+        return Damage(found.offset, f"a frame of {found.length} bytes breaks off")
     file.seek(end)
-    return Head(offset, index)
+    return Head(found.offset, found.index)
 
 
 def read_any_frame(file: BinaryIO) -> Frame | Damage | None:
@@ -362,6 +359,19 @@ def read_any_frame(file: BinaryIO) -> Frame | Damage | None:
 
     The file stands behind the frame afterwards, if it was whole.
     """
+    found = _read_header(file)
+    if not isinstance(found, _Header):
+        return found
+    offset, length, index, header = found
+    payload = file.read(length)
+    if len(payload) < length:
+        return Damage(offset, f"a frame of {length} bytes breaks off after {len(payload)}")
+    if _CRC.unpack_from(header, _HEAD.size)[0] != crc32(payload, crc32(header[: _HEAD.size])):
+        return Damage(offset, "the checksum of a frame is wrong")
+    return Frame(offset, index, payload)
+
+
+def _read_header(file: BinaryIO) -> _Header | Damage | None:
     offset = file.tell()
     header = file.read(HEADER_BYTES)
     if not header:
@@ -371,12 +381,7 @@ def read_any_frame(file: BinaryIO) -> Frame | Damage | None:
     magic, length, index = _HEAD.unpack_from(header)
     if magic != _MAGIC or length > MAX_PAYLOAD_BYTES:
         return Damage(offset, "no frame begins here")
-    payload = file.read(length)
-    if len(payload) < length:
-        return Damage(offset, f"a frame of {length} bytes breaks off after {len(payload)}")
-    if _CRC.unpack_from(header, _HEAD.size)[0] != crc32(payload, crc32(header[: _HEAD.size])):
-        return Damage(offset, "the checksum of a frame is wrong")
-    return Frame(offset, index, payload)
+    return _Header(offset, length, index, header)
 
 
 def _magic_offsets(file: BinaryIO, offset: int) -> Iterator[int]:
