@@ -9,6 +9,7 @@ one another, is a single number.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import SEEK_END
 from struct import Struct
 from typing import TYPE_CHECKING, Annotated, BinaryIO, NamedTuple
@@ -301,7 +302,8 @@ def decode_record(payload: bytes) -> AnyRecord:
     return record
 
 
-class Frame(NamedTuple):
+@dataclass(slots=True)
+class Frame:
     """A whole frame, checksum verified."""
 
     offset: int
@@ -325,14 +327,16 @@ def find_frame(file: BinaryIO, offset: int) -> Frame | None:
     return None
 
 
-class Head(NamedTuple):
+@dataclass(slots=True)
+class Head:
     """The header of a frame whose payload was not read."""
 
     offset: int
     index: int
 
 
-class _Header(NamedTuple):
+@dataclass(slots=True)
+class _Header:
     offset: int
     length: int
     index: int
@@ -362,13 +366,12 @@ def read_any_frame(file: BinaryIO) -> Frame | Damage | None:
     found = _read_header(file)
     if not isinstance(found, _Header):
         return found
-    offset, length, index, header = found
-    payload = file.read(length)
-    if len(payload) < length:
-        return Damage(offset, f"a frame of {length} bytes breaks off after {len(payload)}")
-    if _CRC.unpack_from(header, _HEAD.size)[0] != crc32(payload, crc32(header[: _HEAD.size])):
-        return Damage(offset, "the checksum of a frame is wrong")
-    return Frame(offset, index, payload)
+    payload = file.read(found.length)
+    if len(payload) < found.length:
+        return Damage(found.offset, f"a frame of {found.length} bytes breaks off after {len(payload)}")
+    if _CRC.unpack_from(found.data, _HEAD.size)[0] != crc32(payload, crc32(found.data[: _HEAD.size])):
+        return Damage(found.offset, "the checksum of a frame is wrong")
+    return Frame(found.offset, found.index, payload)
 
 
 def _read_header(file: BinaryIO) -> _Header | Damage | None:
