@@ -98,7 +98,7 @@ class TestSources:
     async def test_pbs_says_start_and_walltime(self, install: Install, stime: object) -> None:
         said = json.dumps({"Jobs": {"42.head": {"stime": stime, "Resource_List": {"walltime": "02:00:00"}}}})
 
-        found, _ = await found_in(install("qstat", f"cat <<'END'\n{said}\nEND") | {"PBS_JOBID": "42.head"})
+        found, _ = await found_in(install("qstat", f"/bin/cat <<'END'\n{said}\nEND") | {"PBS_JOBID": "42.head"})
 
         assert found == Deadline(NOW + 3_600, "qstat")
 
@@ -174,7 +174,7 @@ class TestTrouble:
     async def test_command_that_hangs_is_given_up(self, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(deadline, "COMMAND_LIMIT_S", 0.1)
 
-        found, remark = await found_in(install("squeue", "exec sleep 60") | {"SLURM_JOB_ID": "42"})
+        found, remark = await found_in(install("squeue", "exec /bin/sleep 60") | {"SLURM_JOB_ID": "42"})
 
         assert found is None
         assert "`squeue -h -j 42 -o %e` did not answer within 0.1 s" in remark
