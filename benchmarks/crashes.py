@@ -74,7 +74,7 @@ def table(results: list[tuple[Case, Finding]]) -> str:
         for case, finding in died:
             count["lost"] += len(finding.lost)
             count["twice"] += 0 if idempotent else len(finding.twice)
-            count["unsure"] += finding.unsure
+            count["unsure"] += len(finding.unsure)
             count["wrong"] += bool(finding.faults(case))
         share = count["unsure"] / (len(died) * TASKS) if died else 0.0
         lines.append(

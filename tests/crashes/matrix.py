@@ -47,7 +47,7 @@ class Harm(StrEnum):
 
 
 CLEAN = (Harm.KILLED, Harm.TORN, Harm.TWICE)
-"""After these every task is known: none may end UNKNOWN."""
+"""After these every function is known: none may end UNKNOWN."""
 HARMED = tuple(harm for harm in Harm if harm not in CLEAN)
 
 
@@ -87,7 +87,7 @@ class Finding:
     died: bool
     lost: list[str]
     twice: list[str]
-    unsure: int
+    unsure: list[str]
     said: bool
     healed: bool
 
@@ -96,10 +96,12 @@ class Finding:
         found = [f"lost: {name}" for name in self.lost]
         if not case.idempotent:
             found += [f"ran twice: {name}" for name in self.twice]
-        if self.unsure and (case.idempotent or case.harm in CLEAN):
-            found.append(f"{self.unsure} tasks are not known")
-        if self.unsure and case.harm is not Harm.ALL_KILLED and not self.said:
-            found.append(f"{self.unsure} tasks are not known, and no damage was told")
+        if case.idempotent:
+            found += [f"not known: {name}" for name in self.unsure]
+        elif case.harm in CLEAN:  # executables are ended at once
+            found += [f"not known: {name}" for name in self.unsure if not name.startswith("program")]
+        elif self.unsure and case.harm is not Harm.ALL_KILLED and not self.said:
+            found.append(f"{len(self.unsure)} tasks are not known, and no damage was told")
         if not self.healed:
             found.append("the run did not end with the right results")
         return found
@@ -139,7 +141,7 @@ class Trial:
             self._harm()
         said = self._command("run", *self._go_on())[1]
         lost, twice, unsure = self._compare()
-        healed = not lost and (unsure == 0 or self._heal())
+        healed = not lost and (not unsure or self._heal())
         return Finding(died, lost, twice, unsure, "at offset" in said, healed)
 
     def _crash(self) -> bool:
@@ -199,15 +201,15 @@ class Trial:
         )
         return ended.returncode, ended.stderr
 
-    def _compare(self) -> tuple[list[str], list[str], int]:
-        """Return the tasks that were lost, those that ran twice, and how many are reported as unsure."""
+    def _compare(self) -> tuple[list[str], list[str], list[str]]:
+        """Return the tasks that were lost, those that ran twice, and those that are reported as unsure."""
         runs = Counter(self._ledger.read_text().split()) if self._ledger.exists() else Counter[str]()
         found = json.loads(self._results.read_text()) if self._results.exists() else {}
         lost: list[str] = []
-        unsure = 0
+        unsure: list[str] = []
         for kind, right, got, name in self._rows(found):
             if got in _UNSURE:
-                unsure += 1
+                unsure.append(name)
             elif got != right or not runs[name] or (runs[name] > 1 and not self._case.idempotent):
                 lost.append(f"{kind} {name}: {got!r}, ran {runs[name]} times")
         return lost, [name for name, count in runs.items() if count > 1], unsure
