@@ -11,7 +11,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 
-.PHONY: help system-packages venv demo bench test lint format types layers check lock pre-commit clean
+.PHONY: help system-packages venv demo bench test test-dragon test-hosts lint format types layers check lock pre-commit clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,8 +28,14 @@ demo: system-packages venv  ## Run the hybrid campaign of examples/ on this mach
 bench: venv  ## Benchmark this machine (BENCH=throughput) into runs/bench
 	@$(BIN)/rhapsody bench $(BENCH) --out runs/bench
 
-test: system-packages venv  ## Run the tests; ARGS="..." goes to pytest
-	@$(BIN)/pytest $(ARGS)
+test: system-packages venv  ## Run the tests, over Dragon only the main ones; ARGS="..." goes to pytest
+	@$(BIN)/pytest -m "not dragon or smoke" $(ARGS)
+
+test-dragon: system-packages venv  ## Run all tests over Dragon: four to six minutes
+	@$(BIN)/pytest -m dragon $(ARGS)
+
+test-hosts: system-packages venv  ## Run the tests over several hosts, made of namespaces: needs root
+	@$(BIN)/pytest tests/hosts $(ARGS)
 
 lint: venv  ## Check style: ruff, and shellcheck for the shell scripts
 	@$(BIN)/ruff check .
@@ -49,7 +55,7 @@ layers: venv  ## Check who imports whom: import-linter
 check: lint types layers  ## All checks that run nothing: lint, types, layers
 
 lock: venv  ## Write locks/ anew from pyproject.toml; UPGRADE=1 takes newer versions
-	@$(LOCK) --extra dev --extra demo --extra bench --output-file locks/dev.txt pyproject.toml
+	@$(LOCK) --extra dev --extra demo --extra bench --extra dragon --output-file locks/dev.txt pyproject.toml
 	@$(LOCK) --constraint locks/dev.txt --output-file locks/runtime.txt pyproject.toml
 
 pre-commit: venv  ## Install the git hook that runs the checks before every commit

@@ -8,6 +8,7 @@ The map, from the outside in. Imports go downwards only:
     scheduling    what runs next, and where: dependencies, ready queue, mapper
     backends      one runtime each; `pool` is the worker pool of a node
     telemetry     the journal: every change of state, before anybody hears of it; metrics, folded from it
+    node          the agent on every node of a job, the `ssh` that talks to it, and keeping hold of processes
     abc           the contracts between the parts
     model         tasks, resources, policies, allocations, events; no I/O
     errors        everything that is raised

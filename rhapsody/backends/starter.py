@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from rhapsody.backends.keeper import Duty
 
+END_LIMIT_S = 15.0
+"""A keeper that has not ended by then is killed."""
 _MARK = "RHAPSODY_POOL"
 """Variable by which everything that descends from a keeper is known when the keeper is gone."""
 
@@ -191,13 +193,13 @@ class GuardianStarter(KeeperStarter):
     _module = "rhapsody.backends.guardian"
 
 
-async def _exited(process: subprocess.Popen[bytes], limit_s: float = 15.0) -> None:
+async def _exited(process: subprocess.Popen[bytes]) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     descriptor = os.pidfd_open(process.pid)
     loop.add_reader(descriptor, ended.set)
     try:
-        await asyncio.wait_for(ended.wait(), limit_s)
+        await asyncio.wait_for(ended.wait(), END_LIMIT_S)
     except TimeoutError:
         process.kill()
         ended.set()

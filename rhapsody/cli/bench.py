@@ -62,7 +62,7 @@ def _mode_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--peer", "peers", multiple=True, type=click.Choice(list(PEERS)), help="Measure this too; repeat.")
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(min=1), help="Fresh processes per number.")
 @click.option("--workers", type=click.IntRange(min=1), help="Of each system; default: CPUs usable here.")
-@click.option("--backend", default="local", show_default=True, help="RHAPSODY's backend.")
+@click.option("--backend", "backends", multiple=True, default=["local"], help="RHAPSODY's; local unless given; repeat.")
 @click.option("--no-journal-variant", is_flag=True, help="Leave out RHAPSODY with its journal switched off.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for result.json and the plot.")
 def throughput(  # noqa: PLR0913, PLR0917 - one parameter per option, which click passes by keyword
@@ -70,7 +70,7 @@ def throughput(  # noqa: PLR0913, PLR0917 - one parameter per option, which clic
     peers: tuple[str, ...],
     repeats: int,
     workers: int | None,
-    backend: str,
+    backends: tuple[str, ...],
     no_journal_variant: bool,
     out: Path | None,
     **chosen: bool,
@@ -88,7 +88,7 @@ def throughput(  # noqa: PLR0913, PLR0917 - one parameter per option, which clic
         peer_names=peers,
         repeats=repeats,
         workers=workers or len(os.sched_getaffinity(0)),
-        backend=backend,
+        backends=backends,
         journal_off=not no_journal_variant,
     )
     folder = out or _default_folder("bench-throughput")

@@ -64,7 +64,7 @@ class Settings(NamedTuple):
         peer_names: Keys of `systems.PEERS`.
         repeats: Fresh processes per row.
         workers: Worker processes of every system.
-        backend: RHAPSODY's.
+        backends: RHAPSODY's.
         journal_off: Whether RHAPSODY without its journal is measured too.
     """
 
@@ -73,7 +73,7 @@ class Settings(NamedTuple):
     peer_names: tuple[str, ...]
     repeats: int
     workers: int
-    backend: str
+    backends: tuple[str, ...]
     journal_off: bool
 
 
@@ -116,7 +116,8 @@ class Variant(NamedTuple):
 def variants(settings: Settings, mode: str) -> list[Variant]:
     """Return what takes part in a mode, in the order in which it takes turns."""
     journal_variants = (True, False) if settings.journal_off else (True,)
-    found = [Variant(systems.RHAPSODY, settings.backend, mode, journal) for journal in journal_variants]
+    ours = [(backend, journal) for backend in dict.fromkeys(settings.backends) for journal in journal_variants]
+    found = [Variant(systems.RHAPSODY, backend, mode, journal) for backend, journal in ours]
     others = [systems.peer_named(name) for name in dict.fromkeys(settings.peer_names)]
     if mode == "latency" and systems.PEERS["processpool"] not in others:
         others.append(systems.PEERS["processpool"])

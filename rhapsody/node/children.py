@@ -18,7 +18,7 @@ class Child(NamedTuple):
 
     Attributes:
         popen: As the standard library knows it; nobody else waits for it.
-        ended: Gets its exit code, 128 + n for signal n.
+        ended: Gets its exit code, 128 + n for signal n; who awaits it must not cancel it.
     """
 
     popen: subprocess.Popen[bytes]

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import secrets
+import shlex
 import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 from rhapsody.node.connection import ConnectionLost
+from rhapsody.node.files import write_whole
 from rhapsody.node.pipes import Pipe
 from rhapsody.node.protocol import (
     CHUNK,
@@ -25,12 +28,14 @@ from rhapsody.node.protocol import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from rhapsody.node.children import Child, Nursery
     from rhapsody.node.connection import Connection
 
 HANG_UP_GRACE_S = 5.0
 """A command whose `ssh` is gone gets SIGHUP, and SIGKILL so much later."""
+_LONGEST_ARGUMENT = 100_000  # Source: execve(2), MAX_ARG_STRLEN: 128 KiB
 _DESCRIPTORS_EACH = 4
 _DESCRIPTORS_SPARED = 64
 
@@ -46,12 +51,17 @@ class Limits(NamedTuple):
     commands: int
     descriptors: int
 
+    def give_back(self) -> None:
+        """Set this process's limit of open files to what commands find."""
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (self.descriptors, hard))
 
-def raise_limits(commands: int) -> Limits:
-    """Raise this process's limit of open files as far as it goes; return what fits."""
+
+def raise_limits(commands: int, nodes: int) -> Limits:
+    """Raise this process's limit of open files as far as it goes; return what fits beside a connection to each node."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return Limits(min(commands, max(1, (hard - _DESCRIPTORS_SPARED) // _DESCRIPTORS_EACH)), soft)
+    return Limits(min(commands, max(1, (hard - nodes - _DESCRIPTORS_SPARED) // _DESCRIPTORS_EACH)), soft)
 
 
 class Commands:
@@ -61,12 +71,19 @@ class Commands:
         nursery: Starts the processes.
         env: What they find in their environment.
         limits: How many there can be.
+        scripts: Folder for those that are too long for an argument.
         say: Tells the user.
     """
 
     def __init__(
-        self, nursery: Nursery, env: Mapping[bytes, bytes], limits: Limits, say: Callable[[str], object]
+        self,
+        nursery: Nursery,
+        env: Mapping[bytes, bytes],
+        limits: Limits,
+        scripts: Path,
+        say: Callable[[str], object],
     ) -> None:
+        self._scripts = scripts
         self._nursery = nursery
         self._env = env
         self._limits = limits
@@ -75,7 +92,7 @@ class Commands:
         self._was_full = False
 
     async def serve(self, connection: Connection, payload: bytes) -> None:
-        """Run a command line and tell how it ends; its process group is gone afterwards.
+        """Run a command line and tell how it ends; afterwards only what it left in the background may go on.
 
         More than fit are refused and do not wait: they might be what those that run wait for.
 
@@ -96,6 +113,19 @@ class Commands:
 
     async def _run(self, connection: Connection, payload: bytes) -> None:
         command, directory, passed = parse_command(payload)
+        if len(command) <= _LONGEST_ARGUMENT:
+            await self._exchange(connection, command, directory, passed)
+            return
+        script = self._scripts / f"command-{secrets.token_hex(8)}"
+        try:
+            write_whole(script, command)
+            await self._exchange(connection, os.fsencode(f". {shlex.quote(str(script))}"), directory, passed)
+        finally:
+            script.unlink(missing_ok=True)
+
+    async def _exchange(
+        self, connection: Connection, command: bytes, directory: bytes, passed: dict[bytes, bytes]
+    ) -> None:
         limit = b"ulimit -S -n %d\n" % self._limits.descriptors  # ours is higher than programs expect
         streams = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
         (theirs_in, stdin), (stdout, theirs_out), (stderr, theirs_err) = streams
@@ -142,7 +172,8 @@ class _Exchange:
             async with asyncio.TaskGroup() as group:
                 others = [group.create_task(self._hear_all()), group.create_task(self._feed())]
                 self._pumps = {stream: group.create_task(self._pump(stream)) for stream in self._room}
-                await asyncio.wait({self._child.ended, *self._pumps.values()})
+                await asyncio.wait({self._child.ended})
+                await asyncio.wait(self._pumps.values())
                 self._connection.send_frames(exit_frame(self._child.ended.result()))
                 for task in others:
                     task.cancel()
@@ -229,7 +260,7 @@ class _Exchange:
         await asyncio.wait({self._child.ended}, timeout=HANG_UP_GRACE_S)
         if not self._child.ended.done():
             self._child.send_signal(signal.SIGKILL)
-            await self._child.ended
+            await asyncio.wait({self._child.ended})
 
 
 def _output(stream: Kind) -> Kind:

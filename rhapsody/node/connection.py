@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rhapsody.node.protocol import HANDSHAKE_LIMIT_S, HEADER_BYTES, Kind, frame, parse_header
 from rhapsody.node.shell import keep_alive
+
+if TYPE_CHECKING:
+    import ssl
 
 CLOSING_LIMIT_S = 2.0
 """What was sent last gets so long to arrive."""
@@ -52,16 +54,15 @@ class Connection:
             ConnectionLost: There is none.
             ProtocolError: It is none of ours.
         """
+        kind, length = parse_header(await self._read(HEADER_BYTES))
+        return kind, await self._read(length)
+
+    async def _read(self, count: int) -> bytes:
         try:
-            kind, length = parse_header(await self._reader.readexactly(HEADER_BYTES))
-            return kind, await self._reader.readexactly(length)
+            return await self._reader.readexactly(count)
         except asyncio.IncompleteReadError as exc:
             raise ConnectionLost("it was closed") from exc
-        except ssl.SSLError as exc:
-            raise ConnectionLost(str(exc)) from exc
         except OSError as exc:
-            if isinstance(exc, ConnectionError) and type(exc).__module__ != "builtins":
-                raise  # a ProtocolError
             raise ConnectionLost(exc.strerror or str(exc)) from exc
 
     def send(self, kind: Kind, payload: bytes = b"") -> None:

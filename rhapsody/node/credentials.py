@@ -12,8 +12,7 @@ import os
 import secrets
 import ssl
 from contextlib import suppress
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,6 +21,9 @@ from cryptography.x509.oid import NameOID
 
 from rhapsody.errors import SpecError
 from rhapsody.node.files import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 CERTIFICATE, KEY, TOKEN = "tls.crt", "tls.key", "token"  # as in a Secret of type kubernetes.io/tls
 _FILES = (CERTIFICATE, KEY, TOKEN)
@@ -93,7 +95,9 @@ def make(folder: Path) -> Credentials:
         write_whole(folder / TOKEN, secrets.token_hex(32).encode())
         write_whole(folder / CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
     except OSError as exc:
-        raise SpecError(f"cannot write the run's certificate to {folder}: {exc.strerror}; may you write there?") from exc
+        raise SpecError(
+            f"cannot write the run's certificate to {folder}: {exc.strerror}; may you write there?"
+        ) from exc
     return load(folder)
 
 
@@ -121,7 +125,9 @@ def load(folder: Path, *, private: bool = True) -> Credentials:
     except (OSError, ValueError) as exc:
         raise SpecError(f"the certificate and token in {folder} cannot be used: {exc}") from exc
     if len(credentials.token) < 16:
-        raise SpecError(f"the token in {folder / TOKEN} has {len(credentials.token)} characters; at least 16 are needed")
+        raise SpecError(
+            f"the token in {folder / TOKEN} has {len(credentials.token)} characters; at least 16 are needed"
+        )
     return credentials
 
 

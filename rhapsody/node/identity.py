@@ -13,6 +13,7 @@ from rhapsody.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 # Source: srun(1); Intel and MPICH's Hydra wiki; Open MPI 5.0 docs, "Environment variables"; HPE PALS, mpiexec(1);
 # Kubernetes docs, "Indexed Job". Checked 2026-11. The first that is set counts.
@@ -25,9 +26,11 @@ RANKS = (
     ("JOB_COMPLETION_INDEX", ""),
 )
 JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "FLUX_JOB_ID", "LSB_JOBID")
-LAUNCHERS_OWN = ("PMI_", "PMIX_", "PALS_", "OMPI_COMM_", "OMPI_MCA_ess", "OMPI_MCA_orte_", "PRTE_", "HYDI_", "MPIEXEC_")
+LAUNCHERS_OWN = ("PMI_", "PMIX_", "PALS_", "OMPI_COMM_", "OMPI_MCA_ess", "OMPI_MCA_orte_", "HYDI_")
 """What a launcher sets for the ranks that it started, here: agents. An MPI program below would take it for its own."""
-_STEP = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEPID", "SLURM_TASK_PID", "SLURM_GTIDS")
+STEP = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEPID", "SLURM_TASK_PID", "SLURM_GTIDS")
+VIA_SSH = {"OMPI_MCA_plm": "rsh", "PRTE_MCA_plm": "ssh", "HYDRA_LAUNCHER": "ssh"}
+"""How MPI launchers start something on other nodes, unless the user has said it: else some call srun."""
 _SIOCGIFADDR = 0x8915
 LOOPBACK = "127."
 
@@ -114,24 +117,14 @@ def own_addresses() -> tuple[str, ...]:
     return tuple(sorted(dict.fromkeys([*found, "127.0.0.1"]), key=lambda address: address.startswith(LOOPBACK)))
 
 
-def environment_of_commands(folder: str, rank: int, nodes: int, mark: tuple[str, str]) -> dict[bytes, bytes]:
+def environment_of_commands(path: Sequence[Path], own: Mapping[str, str]) -> dict[bytes, bytes]:
     """Return what commands find in their environment: the agent's own, less what its launcher set for it alone.
 
     Args:
-        folder: Of the agent.
-        rank: Of this node.
-        nodes: How many there are.
-        mark: Variable and value by which they are known.
+        path: Folders that come first on PATH.
+        own: What is set besides.
     """
-    env = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS_OWN) and name not in _STEP}
-    for launcher in ("OMPI_MCA_plm", "PRTE_MCA_plm", "HYDRA_LAUNCHER"):  # else srun or the like, which is not there
-        env.setdefault(launcher, "ssh" if launcher != "OMPI_MCA_plm" else "rsh")
-    env |= {
-        "PATH": f"{folder}/bin{os.pathsep}{env.get('PATH', os.defpath)}",
-        "TMPDIR": f"{folder}/tmp",
-        "RHAPSODY_HOSTFILE": f"{folder}/hostfile",
-        "RHAPSODY_NODE_COUNT": str(nodes),
-        "RHAPSODY_NODE_RANK": str(rank),
-        mark[0]: mark[1],
-    }
-    return {os.fsencode(name): os.fsencode(value) for name, value in env.items()}
+    env = {name: value for name, value in os.environ.items() if not name.startswith(LAUNCHERS_OWN) and name not in STEP}
+    first = os.pathsep.join([*map(str, path), env.get("PATH", os.defpath)])
+    whole = VIA_SSH | env | {"PATH": first} | dict(own)
+    return {os.fsencode(name): os.fsencode(value) for name, value in whole.items()}

@@ -12,6 +12,7 @@ from rhapsody.node.protocol import HANDSHAKE_LIMIT_S, VERSION, Kind, ProtocolErr
 from rhapsody.node.shell import keep_alive
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable
 
     from rhapsody.node.credentials import Credentials
@@ -23,15 +24,12 @@ _TOLD_AT_MOST = 100
 """So many addresses are named in the log; who sends from more is not a mistake any more."""
 _OUT_OF_DESCRIPTORS_S = 0.1
 
-Handler = "Callable[[Connection, Kind, bytes], Awaitable[None]]"
-
 
 class Listener:
     """Accepts connections and hands those that know the token on.
 
     Args:
         port: To listen on; 0 for any.
-        credentials: Of the run.
         handle: Gets each connection with the first frame behind the greeting; the connection is closed when it returns.
         say: Tells the user.
 
@@ -45,7 +43,6 @@ class Listener:
     def __init__(
         self,
         port: int,
-        credentials: Credentials,
         handle: Callable[[Connection, Kind, bytes], Awaitable[None]],
         say: Callable[[str], object],
     ) -> None:
@@ -60,12 +57,17 @@ class Listener:
             raise SpecError(f"cannot listen on port {port}: {exc.strerror}; choose another with --port") from exc
         self._socket.setblocking(False)  # noqa: FBT003 - its only argument
         self.port: int = self._socket.getsockname()[1]
-        self._context = credentials.server()
-        self._credentials = credentials
+        self._trusted: asyncio.Future[tuple[Credentials, ssl.SSLContext]] = asyncio.get_running_loop().create_future()
         self._handle = handle
         self._say = say
         self._strangers = asyncio.Semaphore(STRANGERS)
         self._told: set[str] = set()
+
+    def trust(self, credentials: Credentials) -> None:
+        """Believe those who know this token, and nobody else; `serve` waits for it."""
+        if self._trusted.done():
+            self._trusted = asyncio.get_running_loop().create_future()
+        self._trusted.set_result((credentials, credentials.server()))
 
     def close(self) -> None:
         """Accept nobody any more."""
@@ -73,6 +75,7 @@ class Listener:
 
     async def serve(self) -> None:
         """Accept until cancelled; then all connections are closed."""
+        await self._trusted
         loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as group:
             while True:
@@ -87,12 +90,13 @@ class Listener:
                 group.create_task(self._welcome(accepted, plain_address(str(address[0]))))
 
     async def _welcome(self, accepted: socket.socket, peer: str) -> None:
+        credentials, context = self._trusted.result()
         connection = None
         try:
             try:
                 async with asyncio.timeout(HANDSHAKE_LIMIT_S):
-                    connection = await self._secure(accepted)
-                    kind, payload = await self._greet(connection)
+                    connection = await _secure(accepted, context)
+                    kind, payload = await _greet(connection, credentials)
             finally:
                 self._strangers.release()
             await self._handle(connection, kind, payload)
@@ -106,38 +110,40 @@ class Listener:
             else:
                 await connection.aclose()
 
-    async def _secure(self, accepted: socket.socket) -> Connection:
-        keep_alive(accepted)
-        loop = asyncio.get_running_loop()
-        reader = asyncio.StreamReader()
-        protocol = asyncio.StreamReaderProtocol(reader)
-        transport, _ = await loop.connect_accepted_socket(
-            lambda: protocol,
-            accepted,
-            ssl=self._context,
-            ssl_handshake_timeout=HANDSHAKE_LIMIT_S,
-            ssl_shutdown_timeout=CLOSING_LIMIT_S,
-        )
-        return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
-
-    async def _greet(self, connection: Connection) -> tuple[Kind, bytes]:
-        """Return the first frame of somebody who knows the token.
-
-        Raises:
-            ProtocolError: It does not.
-        """
-        kind, payload = await connection.receive()
-        version, _, token = payload.decode(errors="replace").partition(" ")
-        if kind != Kind.HELLO or not self._credentials.accepts(token):
-            connection.send(Kind.REFUSED, b"the token is wrong: this agent belongs to another run")
-            raise ProtocolError("it does not know the token")
-        if version != str(VERSION):
-            connection.send(Kind.REFUSED, f"it speaks version {version} of the protocol, not {VERSION}".encode())
-            raise ProtocolError(f"it speaks version {version} of the protocol, not {VERSION}")
-        return await connection.receive()
-
     def _tell(self, peer: str, what: str) -> None:
         """Say what somebody did, once for each address."""
         if peer not in self._told and len(self._told) < _TOLD_AT_MOST:
             self._told.add(peer)
             self._say(f"a connection from {peer} was closed: {what} (more from there are not reported)")
+
+
+async def _secure(accepted: socket.socket, context: ssl.SSLContext) -> Connection:
+    keep_alive(accepted)
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    transport, _ = await loop.connect_accepted_socket(
+        lambda: protocol,
+        accepted,
+        ssl=context,
+        ssl_handshake_timeout=HANDSHAKE_LIMIT_S,
+        ssl_shutdown_timeout=CLOSING_LIMIT_S,
+    )
+    return Connection(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+
+async def _greet(connection: Connection, credentials: Credentials) -> tuple[Kind, bytes]:
+    """Return the first frame of somebody who knows the token.
+
+    Raises:
+        ProtocolError: It does not.
+    """
+    kind, payload = await connection.receive()
+    version, _, token = payload.decode(errors="replace").partition(" ")
+    if kind != Kind.HELLO or not credentials.accepts(token):
+        connection.send(Kind.REFUSED, b"the token is wrong: this agent belongs to another run")
+        raise ProtocolError("it does not know the token")
+    if version != str(VERSION):
+        connection.send(Kind.REFUSED, f"it speaks version {version} of the protocol, not {VERSION}".encode())
+        raise ProtocolError(f"it speaks version {version} of the protocol, not {VERSION}")
+    return await connection.receive()

@@ -18,7 +18,7 @@ class Pipe:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._closed = False
-        os.set_blocking(descriptor, False)  # noqa: FBT003 - the only way to say it
+        os.set_blocking(descriptor, False)
 
     def close(self) -> None:
         """Close the end; may be called again."""

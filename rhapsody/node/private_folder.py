@@ -16,13 +16,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import rhapsody
 from rhapsody.errors import SpecError
 from rhapsody.node.files import write_whole
+from rhapsody.node.traces import sweep
 
 PREFIX = "rhapsody-node-"
 MARK = "RHAPSODY_NODE_MARK"
 """Variable that commands inherit: the name of the folder. So they are known even when nobody else is left."""
+FOLDER = "RHAPSODY_NODE_FOLDER"
+"""Variable with its path, by which the `ssh` that is the same on all nodes finds the one of this node."""
+SAME_ON_ALL = f'#!/bin/sh\nexec "${FOLDER}/bin/ssh" "$@"\n'
+"""Launchers hand their own PATH to other nodes, where this node's private folder is not."""
 _LOCK = "lock"
 _START = "import sys; sys.path.insert(0, sys.argv.pop(1)); from rhapsody.node.shell import main; main()"
 
@@ -86,8 +90,9 @@ class PrivateFolder(NamedTuple):
         """File that says what the agent's commands have made elsewhere."""
         return self.path / "traces"
 
-    def remove(self) -> None:
-        """Remove it with all that is in it."""
+    def clear(self) -> None:
+        """Remove what the agent's commands have left on the node, and the folder; they have ended before."""
+        sweep(self.traces)
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             os.close(self.lock)
@@ -95,6 +100,6 @@ class PrivateFolder(NamedTuple):
 
 def _script(folder: Path) -> str:
     """Return the script named `ssh`: it starts the same Python, without reading what a user may have set up for it."""
-    root = Path(rhapsody.__file__).parent.parent
+    root = Path(__file__).parents[2]
     words = [sys.executable, "-I", "-S", "-c", _START, str(root), str(folder)]
     return f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n'

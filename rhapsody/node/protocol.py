@@ -19,6 +19,8 @@ HANDSHAKE_LIMIT_S = 10.0
 """Who has not said what it wants after so long is disconnected."""
 SILENCE_LIMIT_S = 8.0
 """An agent of which nothing was heard for so long is taken for lost; so is rank 0, by the others."""
+RETURN_LIMIT_S = 3.0
+"""After a connection broke there is so long to connect again."""
 LONGEST_COMMAND = 1 << 20
 WINDOW = 256 << 10
 """Bytes of a stream that may be under way and not yet passed on."""

@@ -94,7 +94,9 @@ def parse(arguments: list[str]) -> Order:
     if not order.host:
         raise Refusal("no host was given; usage: ssh [options] HOST COMMAND...")
     if not order.command:
-        raise Refusal(f"no command for {order.host} was given: there are no interactive sessions between nodes of a job")
+        raise Refusal(
+            f"no command for {order.host} was given: there are no interactive sessions between nodes of a job"
+        )
     return order
 
 
@@ -162,7 +164,7 @@ def connect(folder: str, order: Order) -> ssl.SSLSocket:
         secure.sendall(hello(_read(folder, "token")) + request)
     except OSError as exc:
         raise Refusal(f"the agent of {order.host} at {address} port {port} cannot be reached: {exc}") from exc
-    secure.setblocking(False)
+    secure.setblocking(False)  # noqa: FBT003 - its only argument
     return secure
 
 
@@ -256,8 +258,12 @@ class Relay:
 
     def _write(self, stream: Kind, descriptor: int) -> None:
         waiting = self._writing[stream]
+        room = select.poll()
+        room.register(descriptor, select.POLLOUT)
+        count = 0
         try:
-            count = os.write(descriptor, waiting[:_WRITABLE])
+            while count < len(waiting) and (count == 0 or room.poll(0)):
+                count += os.write(descriptor, waiting[count : count + _WRITABLE])
         except OSError:  # nobody reads it any more: let the command feel that
             self._sending += closed(stream)
             count = len(waiting)

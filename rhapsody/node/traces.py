@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
+import re
 import stat
 import struct
 import tempfile
@@ -23,12 +24,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
+_LINE = re.compile(r"^(\d+) (\d+) (.+)\n", re.MULTILINE)
 _IN_CREATE = 0x100
 _EVENT = struct.Struct("iIII")  # Source: inotify(7), struct inotify_event
 _REST_FACTOR = 10
-"""Looking for makers takes at most a tenth of the time, whatever goes on."""
+"""Looking for makers takes at most a tenth of the time, whatever goes on, …"""
+_LONGEST_REST_S = 1.0
+"""… unless that would let too much pass unseen."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,14 +54,19 @@ def watched_folders() -> list[Path]:
 
 
 class Traces:
-    """Notes what processes below this one make, while entered.
+    """Notes what processes below one make, until closed.
 
     Args:
         notes: File to note it in; it is read by `sweep`.
         folders: Where to look; subfolders are not.
+        ancestor: Process id of the one above; this process when 0.
+
+    Raises:
+        OSError: The kernel does not tell.
     """
 
-    def __init__(self, notes: Path, folders: Collection[Path]) -> None:
+    def __init__(self, notes: Path, folders: Collection[Path], ancestor: int = 0) -> None:
+        self._ancestor = ancestor or os.getpid()
         self._notes = notes
         self._loop = asyncio.get_running_loop()
         self._folders: dict[int, Path] = {}
@@ -110,27 +119,27 @@ class Traces:
         started = time.monotonic()
         self._look = None
         new, self._new = self._new, {}
-        users = users_of(new)
-        below = descendants(os.getpid())
+        below = descendants(self._ancestor)
+        ours = {key for key, users in users_of(new, below).items() if users}
+        others = users_of(ours, own_processes() - below)
         lines = [
-            f"{key.device} {key.inode} {path}\n"
-            for key, path in new.items()
-            if users[key] and users[key] <= below and "\n" not in path.name
+            f"{key.device} {key.inode} {new[key]}\n"
+            for key, users in others.items()
+            if not users and "\n" not in new[key].name
         ]
         if lines:
-            with self._notes.open("a") as file:
+            with suppress(OSError), self._notes.open("a") as file:
                 file.write("".join(lines))
         now = time.monotonic()
-        self._rest_until = now + _REST_FACTOR * (now - started)
+        self._rest_until = now + min(_REST_FACTOR * (now - started), _LONGEST_REST_S)
 
 
 def sweep(notes: Path) -> list[Path]:
     """Remove what was noted and is still the same and used by nobody; return it."""
     noted: dict[Key, Path] = {}
     with suppress(OSError):
-        for line in notes.read_text().splitlines():
-            device, inode, path = line.split(" ", 2)
-            key = Key(int(device), int(inode))
+        for line in _LINE.finditer(notes.read_text()):
+            key, path = Key(int(line[1]), int(line[2])), line[3]
             with suppress(OSError):
                 status = Path(path).lstat()
                 if Key(status.st_dev, status.st_ino) == key and status.st_uid == os.geteuid():
@@ -138,7 +147,7 @@ def sweep(notes: Path) -> list[Path]:
     if not noted:
         return []
     removed = []
-    for key, users in users_of(noted).items():
+    for key, users in users_of(noted, own_processes()).items():
         with suppress(OSError):
             if not users:
                 noted[key].unlink()
@@ -146,43 +155,47 @@ def sweep(notes: Path) -> list[Path]:
     return removed
 
 
-def users_of(files: Collection[Key]) -> dict[Key, set[int]]:
-    """Return the processes of this user that have each of these files open or mapped."""
+def users_of(files: Collection[Key], processes: Iterable[int]) -> dict[Key, set[int]]:
+    """Return which of some processes have each of these files open or mapped."""
     users: dict[Key, set[int]] = {key: set() for key in files}
     if not users:
         return users
     wanted = {f" {os.major(key.device):02x}:{os.minor(key.device):02x} {key.inode} ".encode(): key for key in users}
-    for process in _own_processes():
+    for pid in processes:
         with suppress(OSError):  # it has ended
-            for descriptor in os.listdir(process / "fd"):  # noqa: PTH208 - thousands, each time something is made
+            for descriptor in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208 - thousands, each time something is made
                 with suppress(OSError):
-                    status = os.stat(f"{process}/fd/{descriptor}")  # noqa: PTH116
+                    status = os.stat(f"/proc/{pid}/fd/{descriptor}")  # noqa: PTH116
                     if (key := Key(status.st_dev, status.st_ino)) in users:
-                        users[key].add(int(process.name))
-            maps = (process / "maps").read_bytes()
+                        users[key].add(pid)
+            maps = Path(f"/proc/{pid}/maps").read_bytes()
             for text, key in wanted.items():
                 if text in maps:
-                    users[key].add(int(process.name))
+                    users[key].add(pid)
     return users
 
 
 def descendants(ancestor: int) -> set[int]:
-    """Return the processes of this user below one, itself included."""
-    parents = {}
-    for process in _own_processes():
-        with suppress(OSError):
-            fields = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()
-            parents[int(process.name)] = int(fields[1])
+    """Return the processes below one, itself included."""
     found = {ancestor}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
+    new = [ancestor]
+    while new:
+        pid = new.pop()
+        with suppress(OSError):  # it has ended, or one of its threads
+            for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+                below = set(map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split()))
+                new.extend(below - found)
+                found |= below
     return found
 
 
-def _own_processes() -> Iterator[Path]:
+def own_processes() -> set[int]:
+    """Return all processes of this user."""
     own = os.geteuid()
+    found = set()
     with os.scandir("/proc") as entries:
         for entry in entries:
             with suppress(OSError):
                 if entry.name.isdigit() and entry.stat().st_uid == own:
-                    yield Path(entry.path)
+                    found.add(int(entry.name))
+    return found

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rhapsody.abc import RunContext
 from rhapsody.backends.discover import local_allocation
-from rhapsody.backends.local import LocalBackend
-from rhapsody.errors import BackendError, SessionClosedError, SpecError, TaskError, unknown_name
+from rhapsody.errors import BackendError, SessionClosedError, SpecError, TaskError
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.policy import Policy
@@ -21,6 +20,7 @@ from rhapsody.model.resources import SERIAL, Resources
 from rhapsody.model.task import DEFAULT_OPTIONS, Task, TaskOptions
 from rhapsody.scheduling.mapper import Mapper
 from rhapsody.scheduling.scheduler import Scheduler
+from rhapsody.session.backend_choice import choose_backend
 from rhapsody.session.ending import Ending
 from rhapsody.session.failures import FailureGroup, Failures
 from rhapsody.session.notices import Notices
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from rhapsody.model.allocation import Allocation
     from rhapsody.telemetry.history.past import Tally
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"local": LocalBackend}
-"""Backends by name; `auto` is the first of them that can run here."""
 STOP_LIMIT_S = 20.0
 _GC_THRESHOLD = 100_000
 
@@ -90,7 +88,6 @@ class Session:
         rerun_unknown: bool = False,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        self._backend = _choose_backend(backend)
         _require_count("cores", cores)
         _require_count("gpus", gpus)
         if allocation is None:
@@ -103,6 +100,7 @@ class Session:
         """Nodes of the session."""
         self._policy = policy or Policy()
         self._notify = Notices(notify or _say)
+        self._backend = choose_backend(backend, allocation, self._notify)
         self._run = Run(name, runs, resume, journal=journal, facts=facts or {}, notices=self._notify)
         self._run.rerun_unknown = rerun_unknown
         self._timekeeper = Timekeeper(walltime_s, drain_s, self._notify)
@@ -419,17 +417,6 @@ class Session:
     def backend_name(self) -> str:
         """Name of the runtime that was chosen."""
         return self._backend.name
-
-
-def _choose_backend(backend: str | Backend | None) -> Backend:
-    chosen = backend if backend is not None else os.environ.get("RHAPSODY_BACKEND") or "auto"
-    if not isinstance(chosen, str):
-        return chosen
-    if chosen == "auto":
-        chosen = next(iter(BACKENDS))
-    if chosen not in BACKENDS:
-        raise unknown_name("backend", chosen, ["auto", *BACKENDS])
-    return BACKENDS[chosen]()
 
 
 def _count_from(variable: str) -> int | None:

@@ -24,6 +24,15 @@ BACKENDS = [
     pytest.param("dragon", marks=[pytest.mark.dragon, needs_module("dragon", install="rhapsody-hpc[dragon]")]),
 ]
 MARK_VARIABLE = "CONTRACT_MARK"
+SMOKE = {"test_functions.py", "test_worker_loss.py"}
+"""What `make test` runs over slow backends; `make test-dragon` runs all."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests over slow backends that always run."""
+    for item in items:
+        if item.path.name in SMOKE and item.get_closest_marker("dragon"):
+            item.add_marker("smoke")
 
 
 class NewSession(Protocol):

@@ -27,7 +27,7 @@ class DragonBackend(PoolBackend):
 
     async def start(self, context: RunContext, listener: Listener) -> None:
         """Bring Dragon up; see `Backend.start`."""
-        surroundings.require_dragon()
+        surroundings.require_dragon(os.environ)
         cpus = len(os.sched_getaffinity(0))
         env = surroundings.variables(surroundings.free_shared_memory(), cpus, os.environ)
         node = context.allocation.nodes[0].name

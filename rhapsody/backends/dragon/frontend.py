@@ -1,7 +1,7 @@
 """One run of Dragon on this node, as its warden sees it: started, watched, and ended with all that it leaves.
 
 With `-s` Dragon is one process, the front end, whose children are the head program and the workers. It is ended by
-SIGKILL: its own way takes seconds, leaves shared memory behind all the same, and on SIGTERM hangs.
+SIGKILL: its own way takes two seconds, after an error leaves shared memory behind, too, and on SIGTERM hangs.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from rhapsody.backends import bootstrap, shared_memory
 from rhapsody.backends.keeper import say
-from rhapsody.node.processes import die_with_parent, end_children
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from rhapsody.node.processes import children, die_with_parent, end_children
 
 PREFIX = "DD"
 """How Dragon's files in /dev/shm begin. Source: dragonhpc 0.15.0, `facts.runtime_pool_name`."""
@@ -70,7 +67,7 @@ class FrontEnd:
             OSError: There is no room or no right to.
         """
         programs = self._folder / "bin"
-        _write_config_program(programs)
+        write_config_program(programs)
         path = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         environment = {**os.environ, **self._plan.env, "PATH": path}
         head = bootstrap.command("rhapsody-head", "rhapsody.backends.dragon.head", str(self._folder))
@@ -85,14 +82,13 @@ class FrontEnd:
         finally:
             os.close(log)
 
-    def _become(self, arguments: Sequence[str], environment: dict[str, str], log: int, warden: int) -> NoReturn:
+    def _become(self, arguments: list[str], environment: dict[str, str], log: int, warden: int) -> NoReturn:
         try:
             die_with_parent()
             if os.getppid() != warden:
                 os._exit(1)
             _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
             resource.setrlimit(resource.RLIMIT_NOFILE, (_descriptors_before, most))
-            os.setsid()  # a task that signals its process group hits Dragon, but not the warden
             os.chdir(self._folder)  # whatever Dragon writes where it stands goes with the folder
             nothing = os.open(os.devnull, os.O_RDONLY)
             for source, target in ((nothing, 0), (log, 1), (log, 2)):
@@ -111,10 +107,9 @@ class FrontEnd:
         return os.waitstatus_to_exitcode(status)
 
     def note_shared_memory(self) -> None:
-        """Write down what it and its children have in /dev/shm by now."""
-        if not self.pid:
-            return
-        found = shared_memory.segments_of([self.pid, *_children_of(self.pid)], PREFIX)
+        """Write down what it and its children, ours once it is dead, have in /dev/shm by now."""
+        pids = [self.pid, *_children_of(self.pid)] if self.pid else children()
+        found = shared_memory.segments_of(pids, PREFIX)
         if not found <= self._segments:
             self._segments |= found
             try:
@@ -140,7 +135,9 @@ class FrontEnd:
             log.seek(max(self._log_begin, size - _TAIL_BYTES))
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         said = "\n".join(f"  {line[:_LINE_CHARACTERS]}" for line in lines[-_LAST_LINES:])
-        return f"the last that it wrote to {self._plan.log}:\n{said}" if said else f"it wrote nothing ({self._plan.log})"
+        return (
+            f"the last that it wrote to {self._plan.log}:\n{said}" if said else f"it wrote nothing ({self._plan.log})"
+        )
 
 
 _descriptors_before = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -160,10 +157,10 @@ def _children_of(pid: int) -> list[int]:
     return found
 
 
-def _write_config_program(folder: Path) -> None:
-    """Make a `dragon-config` that answers at once what the front end asks, each time by a Python of its own.
+def write_config_program(folder: Path) -> None:
+    """Make a `dragon-config` in a folder that answers at once what the front end asks when it starts.
 
-    That takes four of the five seconds that Dragon 0.15.0 needs to start on two cores.
+    Dragon's own starts a Python each time: four of the five seconds that 0.15.0 needs to start on two cores.
     """
     package = find_spec("dragon")
     places = list(package.submodule_search_locations or ()) if package is not None else []

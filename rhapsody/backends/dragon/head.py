@@ -6,6 +6,7 @@ code then. So nothing waits inside Dragon, whose waits spin.
 
 from __future__ import annotations
 
+import contextlib
 import select
 import sys
 from pathlib import Path
@@ -19,10 +20,11 @@ from dragon.native.process import Process
 
 from rhapsody.backends import bootstrap
 from rhapsody.backends.dragon import link
-from rhapsody.backends.dragon.link import Welcome
 
 if TYPE_CHECKING:
     import socket
+
+    from rhapsody.backends.dragon.link import Welcome
 
 REAP_LIMIT_S = 10.0
 _LOOK_S = 0.25
@@ -115,6 +117,7 @@ def main(folder: str) -> None:
     Args:
         folder: The pool's private folder.
     """
-    warden, welcome, _ = link.greet(Path(folder), link.HEAD)
-    sys.path[:] = welcome.sys_path
-    Head(Path(folder), warden, welcome).serve()
+    with contextlib.suppress(ConnectionError):  # the warden is gone, or has given this Dragon up: so its end is near
+        warden, welcome, _ = link.greet(Path(folder), link.HEAD)
+        sys.path[:] = welcome.sys_path
+        Head(Path(folder), warden, welcome).serve()

@@ -7,12 +7,16 @@ program stays, and gets orders.
 
 from __future__ import annotations
 
+import contextlib
 import marshal
+import os
 import secrets
 import socket
 import struct
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HELLO = struct.Struct("<32sQ")
 """First message of whoever connects: the token, and the worker's id, or `HEAD`."""
@@ -64,12 +68,16 @@ def greet(folder: Path, who: int) -> tuple[socket.socket, Welcome, list[int]]:
     Raises:
         ConnectionError: The warden is gone, or knows of no such worker.
     """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect(str(folder / _SOCKET))
-    connection.send(HELLO.pack((folder / _TOKEN).read_bytes(), who))
-    data, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 3)
-    if not data:
-        raise ConnectionError("the warden has hung up")
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        connection.connect(str(folder / _SOCKET))
+        connection.send(HELLO.pack((folder / _TOKEN).read_bytes(), who))
+        data, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 3)
+        if not data:
+            raise ConnectionError("the warden has hung up")
+        stack.pop_all()
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
     return connection, Welcome(*marshal.loads(data)), descriptors  # noqa: S302 - the folder is this user's alone
 
 

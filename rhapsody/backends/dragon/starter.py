@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import marshal
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from rhapsody.backends import shared_memory
 from rhapsody.backends.dragon.warden import START_LIMIT_S, TRIES
 from rhapsody.backends.starter import KeeperStarter
 from rhapsody.errors import BackendError
+from rhapsody.node.processes import end_marked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +40,7 @@ class DragonStarter(KeeperStarter):
         self._plan = plan
         self._why = ""
         self._coming_up: asyncio.Future[None]
+        self._folder: Path
 
     def _further(self) -> bytes:
         return marshal.dumps(tuple(self._plan))
@@ -45,9 +48,10 @@ class DragonStarter(KeeperStarter):
     async def open(self, duty: Duty, on_exit: Callable[[int, int], None], on_lost: Callable[[str], None]) -> None:
         """Bring Dragon up; see `Starter.open`."""
         self._coming_up = asyncio.get_running_loop().create_future()
+        self._folder = Path(duty.folder)
 
         def lost(reason: str) -> None:
-            shared_memory.sweep(Path(duty.folder))  # the warden may have been killed
+            shared_memory.sweep(self._folder)  # the warden may have been killed
             if self._coming_up.done():
                 on_lost(reason)
             else:
@@ -63,6 +67,14 @@ class DragonStarter(KeeperStarter):
         except BaseException:
             await self.aclose()
             raise
+
+    async def aclose(self) -> None:
+        """End Dragon and all that it has started; see `Starter.aclose`."""
+        warden = self._process
+        await super().aclose()
+        if warden is not None and warden.returncode == -signal.SIGKILL:  # it did not end in time, and left something
+            end_marked(*self.mark)
+            shared_memory.sweep(self._folder)
 
     def _take(self, kind: str, *rest: Any) -> None:  # noqa: ANN401 - as the kind of message has it
         if kind == "up" and not self._coming_up.done():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rhapsody.backends.shared_memory import FOLDER
@@ -14,26 +15,37 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 POOL, INFRASTRUCTURE, WAIT_MODE = "DRAGON_DEFAULT_SEG_SZ", "DRAGON_INF_SEG_SZ", "DRAGON_USER_WAIT_MODE"
-# Source: dragonhpc 0.15.0, parameters.py: 4 GiB and 1 GiB unless told otherwise. On Linux a file there takes memory as
-# it is written. 512 MiB free with the least sizes was tried.
+# Source: dragonhpc 0.15.0, parameters.py: 4 GiB and 1 GiB unless told otherwise.
 _MOST = {POOL: 4096 * MIB, INFRASTRUCTURE: 1024 * MIB}
 _LEAST = {POOL: 256 * MIB, INFRASTRUCTURE: 128 * MIB}
 _SHARE = {POOL: 4, INFRASTRUCTURE: 8}
-LEAST_FREE = 512 * MIB
+LEAST_FREE = 1024 * MIB
+"""Dragon 0.15.0 makes its pool for logs so large whatever it is told (`dlogging/util.py`); 1 GiB in all was tried."""
+_INSIDE = "DRAGON_MY_PUID"
 _FEW_CPUS = 8
 """With so many or fewer, a process that spins while it waits takes a core from those that work."""
 
 
-def require_dragon() -> None:
-    """Make sure that Dragon is installed.
+def require_dragon(environ: Mapping[str, str]) -> None:
+    """Make sure that Dragon is installed, and that this process is not itself inside of one.
+
+    Args:
+        environ: This process's.
 
     Raises:
-        BackendError: It is not.
+        BackendError: It is not so.
     """
-    if find_spec("dragon") is None or find_spec("dragon.launcher") is None:
+    found = find_spec("dragon")  # which does not import it: that takes half a second
+    places = () if found is None else found.submodule_search_locations or ()
+    if not any(Path(place, "launcher").is_dir() for place in places):
         raise BackendError(
             "the dragon backend needs dragonhpc, which is not installed in this environment;"
             " run: pip install 'rhapsody-hpc[dragon]'"
+        )
+    if _INSIDE in environ:
+        raise BackendError(
+            f"this process runs inside Dragon ({_INSIDE} is set), and the dragon backend starts one of its own;"
+            " start the session outside of Dragon, or choose the local backend"
         )
 
 
@@ -43,16 +55,15 @@ def variables(free: int, cpus: int, environ: Mapping[str, str]) -> dict[str, str
     Args:
         free: Bytes free in /dev/shm.
         cpus: CPUs of the node that may be used.
-        environ: What is set.
+        environ: What is set already.
 
     Raises:
         BackendError: There is not enough shared memory.
     """
-    if free < LEAST_FREE and not (POOL in environ and INFRASTRUCTURE in environ):
+    if free < LEAST_FREE:
         raise BackendError(
             f"Dragon needs {LEAST_FREE // MIB} MiB of shared memory, {FOLDER} has {free // MIB} MiB free; free some,"
-            f" enlarge it (mount -o remount,size=8g {FOLDER}; for containers --shm-size 8g), or set {POOL} and"
-            f" {INFRASTRUCTURE} to what there is, in bytes"
+            f" or enlarge it (mount -o remount,size=8g {FOLDER}; for containers --shm-size 8g)"
         )
     found = {
         name: str(max(_LEAST[name], min(_MOST[name], free // share // MIB * MIB)))

@@ -54,6 +54,7 @@ class Warden(Keeper):
         self._workers: dict[int, _Worker] = {}
         """Living workers that have greeted, by worker id."""
         self._why_lost = ""
+        self._session_pid = os.getppid()
         self._listener, self._token = link.listen(self._folder)
         self._watch(self._listener.fileno(), self._greet)
 
@@ -116,6 +117,8 @@ class Warden(Keeper):
         self._is_over = self._was_told_to_end = True
 
     def _end_all(self) -> None:
+        if self._why_lost and os.getppid() != self._session_pid:  # the session has died, too
+            self._was_told_to_end = False
         super()._end_all()
         if self._why_lost:
             self._tell("lost", self._why_lost)
@@ -226,7 +229,7 @@ class Warden(Keeper):
         if self._head is not None or self._front_end is None:
             connection.close()  # of a try that was given up
             return
-        connection.settimeout(None)
+        connection.settimeout(BEAT_LIMIT_S)  # one that takes no orders any more is noticed by its beats
         self._head = connection
         self._watch(connection.fileno(), self._hear)
         with contextlib.suppress(OSError):
@@ -257,6 +260,7 @@ class Warden(Keeper):
         if worker_id not in self._workers:
             return
         self._selector.unregister(self._workers[worker_id].descriptor)
+        self._bury()  # first what it has left, which holds its output: Dragon 0.15.0 reads that to its end, and hangs
         self._order("reap", worker_id)  # only its parent, Dragon, can say how it ended
 
     def _worker_ended(self, worker_id: int, code: int) -> None:

@@ -28,7 +28,7 @@ def settings(**changes: object) -> Settings:
         "peer_names": (),
         "repeats": 1,
         "workers": 2,
-        "backend": "local",
+        "backends": ("local",),
         "journal_off": True,
         **changes,
     }
@@ -45,6 +45,14 @@ def test_variants_take_turns_ours_first_and_each_backend_of_a_peer() -> None:
         "rhapsody-py (noop, no execution)",
         "ray",
     ]
+
+
+def test_variants_of_several_backends_take_turns_side_by_side() -> None:
+    both = settings(backends=("local", "dragon"), journal_off=False)
+
+    labels = [variant.label for variant in variants(both, "functions")]
+
+    assert labels == ["rhapsody (journal on)", "rhapsody (dragon, journal on)"]
 
 
 def test_variants_without_the_journal_can_be_left_out() -> None:
@@ -77,7 +85,7 @@ def test_variants_name_a_peer_once_even_when_asked_for_twice() -> None:
 def test_measurement_goes_on_when_one_system_fails(tmp_path: Path) -> None:
     said: list[str] = []
     measurement = Measurement(
-        settings(backend="absent", journal_off=False, peer_names=("processpool",), repeats=2), tmp_path, said.append
+        settings(backends=("absent",), journal_off=False, peer_names=("processpool",), repeats=2), tmp_path, said.append
     )
 
     result = measurement.run()
