@@ -341,9 +341,7 @@ class KeptReader:
 
     def _record(self, frame: int) -> Kept:
         if frame not in self._places:
-            raise ValueMissing(
-                f"its kept value is lost: the kept results are damaged or break off{self._end}"
-            )
+            raise ValueMissing(f"its kept value is lost: the kept results are damaged or break off{self._end}")
         path, offset = self._places[frame]
         try:
             with located(path, offset), path.open("rb") as file:
