@@ -7,13 +7,13 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rhapsody.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 # Source: srun(1); Intel and MPICH's Hydra wiki; Open MPI 5.0 docs, "Environment variables"; HPE PALS, mpiexec(1);
 # Kubernetes docs, "Indexed Job". Checked 2026-11. The first that is set counts.
@@ -112,8 +112,11 @@ def own_addresses() -> tuple[str, ...]:
             with suppress(OSError):  # it has none, or is down
                 answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack("256s", interface.encode()[:15]))
                 found.append(socket.inet_ntoa(answer[20:24]))
-    with suppress(OSError):
-        found += [str(info[4][0]) for info in socket.getaddrinfo(socket.gethostname(), None)]
+    with suppress(OSError):  # Source: proc_net(5); no name service is asked, which may be slow to say nothing
+        for line in Path("/proc/net/if_inet6").read_text().splitlines():
+            address, _, _, scope, *_ = line.split()
+            if scope == "00":  # global
+                found.append(socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address)))
     return tuple(sorted(dict.fromkeys([*found, "127.0.0.1"]), key=lambda address: address.startswith(LOOPBACK)))
 
 

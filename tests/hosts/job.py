@@ -11,6 +11,8 @@ from tests.eventually import eventually
 from tests.hosts.started import Started
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.hosts.namespaces import Hosts
 
 AGENT = str(Path(sys.executable).with_name("rhapsody-node"))
@@ -66,14 +68,20 @@ class Job:
     async def ended(self, rank: int = 0, *, within_s: float = 60) -> int:
         """Return the exit code of an agent once it has ended."""
         agent = self.agents[rank]
-        await eventually(lambda: agent.code is not None, within_s=within_s, what=f"agent {rank} ends: {self.said()}")
+        await self._until(lambda: agent.code is not None, within_s, f"agent {rank} ends")
         assert agent.code is not None
         return agent.code
 
-    async def says(self, text: str, rank: int = 0, *, within_s: float = 60) -> None:
+    async def says(self, text: str, rank: int = 0, *, within_s: float = 20) -> None:
         """Return once an agent, or the script, has printed a text."""
         agent = self.agents[rank]
-        await eventually(lambda: text in agent.said, within_s=within_s, what=f"{text!r} in what agent {rank} says")
+        await self._until(lambda: text in agent.said, within_s, f"agent {rank} says {text!r}")
+
+    async def _until(self, is_so: Callable[[], bool], within_s: float, what: str) -> None:
+        try:
+            await eventually(is_so, within_s=within_s, what=what)
+        except AssertionError as exc:
+            raise AssertionError(f"{exc}; the agents said:\n{self.said()}") from None
 
     def said(self) -> str:
         """Return what all agents have printed."""

@@ -215,7 +215,7 @@ async def test_a_node_that_is_told_to_end_says_so_and_ends_what_runs_there(job: 
 
 @pytest.mark.parametrize("victim", ["its first process", "the agent"])
 async def test_what_a_killed_agent_has_started_ends_and_its_folders_are_removed(victim: str, job: Job) -> None:
-    name = f"DD_rhapsody_test_{os.getpid()}"
+    name = f"rhapsody_test_{os.getpid()}"
     code = (
         "import mmap, os, time; fd = os.open('/dev/shm/NAME', os.O_RDWR | os.O_CREAT); os.ftruncate(fd, 4096);"
         " memory = mmap.mmap(fd, 4096); os.close(fd); print('up', flush=True); time.sleep(600)"
