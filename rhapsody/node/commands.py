@@ -26,6 +26,9 @@ from rhapsody.node.protocol import (
     taken,
 )
 
+OF_THE_NODE = (b"RHAPSODY_NODE_", b"RHAPSODY_HOSTFILE")
+"""How variables begin that say something of the node itself: a caller's say something of the caller's."""
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
@@ -133,7 +136,7 @@ class Commands:
         try:
             child = self._nursery.start(
                 ["sh", "-c", limit + command],
-                {**passed, **self._env},
+                {**self._env, **{name: value for name, value in passed.items() if not name.startswith(OF_THE_NODE)}},
                 stdin=theirs_in,
                 stdout=theirs_out,
                 stderr=theirs_err,

@@ -163,7 +163,7 @@ async def test_run_is_journaled_unless_told_not_to(command: Command, write: Writ
         (["study.py"], "async def main(session, args): ...\n", "has no `campaign`, but `async def main`"),
         (["study.py"], "def campaign(session, args): ...\n", "study.py:1: `campaign` is a plain `def`"),
         (["study.py"], "async def campaign(session): ...\n", "cannot be called with (session, args)"),
-        (["study.py", "--backend", "flx"], GOOD, "unknown backend 'flx'; valid: auto, local"),
+        (["study.py", "--backend", "flx"], GOOD, "unknown backend 'flx'; valid: auto, dragon, local"),
         (["study.py", "--cores", "0"], GOOD, "'--cores'"),
         (["study.py", "--placement", "tight"], GOOD, "'pack', 'spread'"),
         (["--core", "2", "study.py"], GOOD, "No such option '--core'. Did you mean '--cores'?"),

@@ -35,7 +35,7 @@ def hold(folder: Path, number: int = 1, **changes: object) -> None:
         "started": process_started(os.getpid()),
         "token": "its",
         "since_ns": NOW_NS - 1,
-        "time_ns": time.time_ns(),
+        "time_ns": time.time_ns() - changes.pop("age_ns", 0),  # type: ignore[operator]
     }
     (folder / "lease").mkdir(exist_ok=True)
     (folder / "lease" / f"{number:06d}.json").write_text(json.dumps(about | changes))
@@ -48,8 +48,8 @@ def hold(folder: Path, number: int = 1, **changes: object) -> None:
         ({}, {"started": 1}, CRASHED),
         ({}, {"released": True}, ENDED),
         ({}, {"boot": "another kernel"}, RUNNING),
-        ({}, {"boot": "another kernel", "time_ns": NOW_NS - 60_000_000_000}, UNREACHABLE),
-        ({}, {"boot": "another kernel", "time_ns": NOW_NS - 60_000_000_000, "beat_s": 60.0}, RUNNING),
+        ({}, {"boot": "another kernel", "age_ns": 60_000_000_000}, UNREACHABLE),
+        ({}, {"boot": "another kernel", "age_ns": 60_000_000_000, "beat_s": 60.0}, RUNNING),
         (ENDED_KEYS, {"released": True}, ENDED),
         (ENDED_KEYS, {"boot": "another kernel", "time_ns": 1}, ENDED),
         (ENDED_KEYS, {"started": 1, "since_ns": NOW_NS + 1}, CRASHED),
