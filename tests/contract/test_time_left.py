@@ -87,7 +87,7 @@ async def test_items_of_an_array_are_begun_only_where_they_end_in_time(new_sessi
         work.note(ledger, f"end {number}")
 
     async with new_session(cores=1, walltime_s=4) as session:
-        array = await session.map(step, range(200), chunk=15, duration_s=0.11)
+        array = await session.map(step, range(200), chunk=15, duration_s=0.2)
         await session.wait()
 
     notes = work.lines(ledger)
