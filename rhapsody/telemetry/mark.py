@@ -6,6 +6,7 @@ It is written behind the journal and never waited for, so it never claims more t
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "written"
+EVERY_NS = 1_000_000
+"""A write for each commit would cost a single task a tenth of its way."""
 
 
 class Extent(NamedTuple):
@@ -35,20 +38,30 @@ class Mark:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._extent = Extent(0, 0)
+        self._written_ns = 0
         self._file = -1
         with suppress(OSError):  # of a file system that fails the journal tells
             self._file = os.open(folder / NAME, os.O_WRONLY | os.O_CREAT, 0o600)
 
     def write(self, extent: Extent) -> None:
-        """Note how far the journal goes."""
-        with suppress(OSError):
-            os.pwrite(self._file, b"%020d %020d\n" % extent, 0)
+        """Note how far the journal goes, once in a millisecond at most."""
+        self._extent = extent
+        now_ns = time.monotonic_ns()
+        if now_ns - self._written_ns >= EVERY_NS:
+            self._written_ns = now_ns
+            self._note()
 
     def close(self) -> None:
-        """Note nothing more; may be called again."""
+        """Note how far it goes in the end; may be called again."""
         if self._file >= 0:
+            self._note()
             os.close(self._file)
             self._file = -1
+
+    def _note(self) -> None:
+        with suppress(OSError):
+            os.pwrite(self._file, b"%020d %020d\n" % self._extent, 0)
 
 
 def read_extent(folder: Path) -> Extent:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rhapsody.model.task import ComputeTask
+from rhapsody.telemetry import mark as mark_module
 from rhapsody.telemetry.journal import Journal
 from rhapsody.telemetry.mark import NAME, Extent, Mark, read_extent
 from tests.unit.telemetry.twin import RUN, noop
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 
 def test_what_was_written_last_is_read(tmp_path: Path) -> None:
@@ -31,7 +34,23 @@ def test_a_mark_that_makes_no_sense_says_nothing(tmp_path: Path) -> None:
     assert read_extent(tmp_path / "absent") == Extent(0, 0)
 
 
-def test_a_journal_says_how_far_it_goes_as_soon_as_it_is_written(tmp_path: Path) -> None:
+def test_it_is_written_once_in_a_millisecond_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mark_module, "EVERY_NS", 10**18)
+    mark = Mark(tmp_path)
+    mark._written_ns = -(10**18)
+
+    mark.write(Extent(1, 1))
+    mark.write(Extent(2, 2))
+
+    assert read_extent(tmp_path) == Extent(1, 1)
+    mark.close()
+    assert read_extent(tmp_path) == Extent(2, 2)
+
+
+def test_a_journal_says_how_far_it_goes_as_soon_as_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mark_module, "EVERY_NS", 0)
     journal = Journal.create(tmp_path, RUN)
     tasks = [ComputeTask(noop) for _ in range(3)]
 
