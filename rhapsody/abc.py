@@ -47,7 +47,12 @@ class RunContext(NamedTuple):
     @property
     def logs(self) -> Path:
         """Folder for whole outputs: `logs/` of the run folder, for a resumed run `logs/<session>/`."""
-        return self.run_dir / "logs" if self.session == 1 else self.run_dir / "logs" / str(self.session)
+        return logs_folder(self.run_dir, self.session)
+
+
+def logs_folder(run_dir: Path, session: int) -> Path:
+    """Return the folder for whole outputs of one session of a run."""
+    return run_dir / "logs" if session == 1 else run_dir / "logs" / str(session)
 
 
 class Aftermath(NamedTuple):

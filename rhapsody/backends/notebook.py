@@ -20,6 +20,7 @@ import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from rhapsody.backends import wire
+from rhapsody.node.files import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -210,11 +211,7 @@ def write_left(path: Path, kept: Sequence[Notes], *, complete: bool) -> None:
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _file_pieces(kept: Sequence[Notes], *, complete: bool) -> Iterator[bytes]:

@@ -126,7 +126,7 @@ class Pool:
             address, settings = str(self._folder / "pool"), self._settings
             duty = Duty(address, self._token, str(self._folder), str(settings.log), settings.sys_path)
             await self._starter.open(duty, self._bury, self._lose)
-        except BaseException:
+        except BaseException:  # cancellation too: neither socket nor folder may stay
             self._close_listener()
             shutil.rmtree(self._folder, ignore_errors=True)
             raise

@@ -83,7 +83,7 @@ class PoolBackend(ABC):
         try:
             deployed = salvage.Deployed.here(starter.keeper, self._pool.folder, starter.mark)
             salvage.write_record(salvage.record_path(context.run_dir, context.session), deployed)
-        except BaseException:
+        except BaseException:  # cancellation too: no process may stay that is not on record
             await self._pool.aclose()
             raise
 

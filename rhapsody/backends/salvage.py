@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
 import time
 from pathlib import Path
@@ -22,7 +21,8 @@ from rhapsody.backends.notebook import read_left
 from rhapsody.backends.pool_folder import remove_dead_pool_folder
 from rhapsody.errors import BackendError
 from rhapsody.model.event import State
-from rhapsody.node.processes import end_marked, started_at
+from rhapsody.node.files import write_whole
+from rhapsody.node.processes import boot_id, end_marked, started_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,16 +60,12 @@ class Deployed(NamedTuple):
     @classmethod
     def here(cls, guardian: int, folder: Path, mark: tuple[str, str]) -> Deployed:
         """Return the record of a pool on this machine."""
-        return cls(socket.gethostname(), _boot(), guardian, started_at(guardian) or 0, str(folder), *mark)
+        return cls(socket.gethostname(), boot_id(), guardian, started_at(guardian) or 0, str(folder), *mark)
 
     @property
     def is_alive(self) -> bool:
         """Whether its guardian runs, on this machine."""
         return started_at(self.guardian) == self.started
-
-
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def left_path(run_dir: Path, session: int, node: str) -> Path:
@@ -88,16 +84,9 @@ def write_record(path: Path, deployed: Deployed) -> None:
     Raises:
         BackendError: It could not be written.
     """
-    part = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part.unlink(missing_ok=True)
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(deployed._asdict(), file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        part.rename(path)
+        write_whole(path, f"{json.dumps(deployed._asdict(), indent=2)}\n".encode(), durable=True)
     except OSError as exc:
         raise BackendError(f"what was started could not be put on record in {path}: {exc.strerror}") from exc
 
@@ -128,7 +117,7 @@ async def recover(run_dir: Path, session: int) -> Aftermath:
         if deployed.host != socket.gethostname():
             await _true_within(ELSEWHERE_LIMIT_S, lambda: bool(_left_paths(run_dir, session)))
         else:
-            if deployed.boot == _boot():
+            if deployed.boot == boot_id():
                 await _end(deployed)
                 shared_memory.sweep(Path(deployed.folder))
             remove_dead_pool_folder(Path(deployed.folder))

@@ -9,6 +9,8 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rhapsody.node.files import write_whole
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
@@ -42,9 +44,8 @@ def note(folder: Path, segments: Collection[Segment]) -> None:
     Raises:
         OSError: It could not be written.
     """
-    part = folder / f"{_NOTE}.part"
-    part.write_text("".join(f"{segment.inode} {segment.name}\n" for segment in sorted(segments)))
-    part.rename(folder / _NOTE)
+    lines = "".join(f"{segment.inode} {segment.name}\n" for segment in sorted(segments))
+    write_whole(folder / _NOTE, lines.encode())
 
 
 def sweep(folder: Path) -> None:

@@ -16,7 +16,8 @@ from rhapsody.cli.progress import line_of
 from rhapsody.cli.status_view import look_of
 from rhapsody.cli.target import list_runs, runs_folder
 from rhapsody.errors import SpecError
-from rhapsody.session.lease import process_started, request_stop
+from rhapsody.node.processes import started_at
+from rhapsody.session.lease import request_stop
 from rhapsody.session.status import Condition, RunWatcher, glance
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def _ask(found: RunStatus, holder: Holder, *, drain: bool) -> None:
 
 def _signal(holder: Holder, signum: signal.Signals) -> bool:
     """Send a signal to the holder's process and to none that has its pid by now; return whether it was there."""
-    if process_started(holder.pid) != holder.started:
+    if started_at(holder.pid) != holder.started:
         return False
     try:
         os.kill(holder.pid, signum)

@@ -183,7 +183,7 @@ async def _call(campaign: Campaign, args: Sequence[str], outcome: Outcome) -> No
     """Call the campaign; return normally where only the draining made it fail, so that running tasks may end."""
     try:
         await campaign(outcome.session, list(args))
-    except Exception as exc:
+    except Exception as exc:  # a campaign may raise anything; only what follows from draining is taken
         outcome.interrupted |= outcome.session.interrupted
         if not ((outcome.interrupted or outcome.session.out_of_time) and _is_nothing_but(_DRAINED, exc)):
             raise

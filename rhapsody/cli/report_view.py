@@ -15,7 +15,7 @@ from rhapsody.errors import JournalError, SpecError
 from rhapsody.model.event import State
 from rhapsody.model.task import Task
 from rhapsody.session.deadline import duration
-from rhapsody.session.status import Condition, glance
+from rhapsody.session.status import Condition, glance, outline
 from rhapsody.telemetry.metrics import Metrics
 from rhapsody.telemetry.reader import JournalReader, Newcomers
 
@@ -64,7 +64,9 @@ def look(folder: Path) -> Report:
             f"the run {folder.name} has no journal, so there is nothing to report; a run with --no-journal keeps none."
             f" How it is: rhapsody status {folder}"
         )
-    status = glance(folder)
+    status = outline(folder)
+    if not status.description:  # only the journal tells who ran it
+        status = glance(folder)
     reader = JournalReader(folder)
     metrics = Metrics(reader.uid_of)
     damage = ""

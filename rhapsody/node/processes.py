@@ -98,6 +98,11 @@ def started_at(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
+def boot_id() -> str:
+    """Return what tells the boots of this machine apart, and its kernel from others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
 def _reap(pid: int, deadline: float) -> None:
     pause_s = 0.0005
     while time.monotonic() < deadline:

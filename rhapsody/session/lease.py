@@ -37,6 +37,8 @@ import msgspec
 from msgspec.structs import replace
 
 from rhapsody.errors import BackendError, SpecError
+from rhapsody.node.files import sync_folder
+from rhapsody.node.processes import boot_id, started_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +95,7 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
             return False
         if self.boot != local_boot():
             return None
-        return process_started(self.pid) == self.started
+        return started_at(self.pid) == self.started
 
     @property
     def beat_age_s(self) -> float:
@@ -159,18 +161,6 @@ def read_stop_request(run_dir: Path, holder: Holder) -> StopRequest | None:
     except (OSError, msgspec.DecodeError):  # most often there is none
         return None
     return request if request.token == holder.token else None
-
-
-def process_started(pid: int) -> int | None:
-    """Return when a process started, in clock ticks since boot; None if it has ended or never was."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()  # the name in brackets may hold anything
-    if fields[0] in {"Z", "X"}:  # it has ended, and nobody waited for it yet
-        return None
-    return int(fields[19])
 
 
 class Lease:
@@ -241,7 +231,8 @@ class Lease:
             raise SpecError(f"cannot take the lease {folder}: {exc.strerror}; see whether you may write there") from exc
         if not won:
             raise _refusal(run_dir, _newest(folder), "took it at the same time")
-        _sync_folder(folder)
+        with suppress(OSError):  # it is taken all the same
+            sync_folder(folder)
         lease = cls(folder, own, on_lost, on_request, say)
         lease._thread.start()
         return lease
@@ -401,7 +392,7 @@ def _describe(beat_s: float) -> Holder:
         host=socket.gethostname(),
         boot=local_boot(),
         pid=os.getpid(),
-        started=process_started(os.getpid()) or 0,
+        started=started_at(os.getpid()) or 0,
         token=secrets.token_hex(16),
         since_ns=now_ns,
         time_ns=now_ns,
@@ -414,8 +405,7 @@ def local_boot() -> str:
 
     The name of the host is not: pods and virtual machines share names, and a container has pids of its own.
     """
-    kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{kernel} {Path('/proc/self/ns/pid').readlink()}"
+    return f"{boot_id()} {Path('/proc/self/ns/pid').readlink()}"
 
 
 def _name(number: int) -> str:
@@ -450,12 +440,3 @@ def _write(path: Path, content: bytes, how: int = os.O_TRUNC) -> None:
         file.write(content)
         file.flush()
         os.fsync(descriptor)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with suppress(OSError):  # some file systems cannot do it for folders
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import rhapsody
+from rhapsody.abc import logs_folder
 from rhapsody.errors import SpecError
 from rhapsody.session.lease import Lease
 from rhapsody.session.run_folder import create_run_folder, write_description
@@ -33,6 +34,7 @@ class Run:
         runs: Folder for run folders; `$RHAPSODY_RUNS`, else `./runs`.
         resume: Folder of a run to go on with, instead.
         journal: Whether the run is journaled.
+        rerun_unknown: Run again what may have run in earlier sessions.
         facts: What `run.json` says besides.
         notices: Told what the user should know.
 
@@ -43,13 +45,14 @@ class Run:
         past: What earlier sessions did; None in the first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a session is given of its run
         self,
         name: str,
         runs: Path | str | None,
         resume: Path | str | None,
         *,
         journal: bool,
+        rerun_unknown: bool,
         facts: Mapping[str, Any],
         notices: Notices,
     ) -> None:
@@ -59,6 +62,7 @@ class Run:
         self._runs = runs
         self._resume = Path(resume).absolute() if resume is not None else None
         self._with_journal = journal
+        self._rerun_unknown = rerun_unknown
         self._description = dict(facts)
         self._notices = notices
         self._lease: Lease | None = None
@@ -66,7 +70,6 @@ class Run:
         self.folder: Path | None = None
         self.journal: Journal | NullJournal = NullJournal()
         self.past: Past | None = None
-        self.rerun_unknown = False
 
     async def open(
         self,
@@ -103,14 +106,13 @@ class Run:
                 await self._go_on(folder, backend)
             self._description = self._own_facts(folder) | self._description | dict(facts)
             write_description(folder, self._description)
-            logs = folder / "logs" if self.session == 1 else folder / "logs" / str(self.session)
-            logs.mkdir(mode=0o700, exist_ok=True)
+            logs_folder(folder, self.session).mkdir(mode=0o700, exist_ok=True)
             self._notices.open(folder / "logs" / "session.log")
             self._notices.keep(f"session {self.session} began: process {os.getpid()} on {socket.gethostname()}")
             if self._with_journal:
                 after = self.past.end if self.past is not None else None
                 self.journal = Journal.create(folder, self._description, after)
-        except BaseException:
+        except BaseException:  # cancellation too: nothing may stay held
             self.close()
             raise
         return folder
@@ -125,7 +127,7 @@ class Run:
         for session in range(1, last + 1):
             aftermaths[session] = await backend.recover(folder, session)
         began = time.monotonic()
-        self.past = await asyncio.to_thread(Past, folder, aftermaths, rerun_unknown=self.rerun_unknown)
+        self.past = await asyncio.to_thread(Past, folder, aftermaths, rerun_unknown=self._rerun_unknown)
         self.session = self.past.end.session + 1
         self._tell_past(self.past, time.monotonic() - began)
         for session, aftermath in aftermaths.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rhapsody.errors import SpecError
+from rhapsody.node.files import write_whole
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 SUBFOLDERS = ("logs", "results", "deploy")  # the journal makes its own
@@ -44,9 +45,4 @@ def create_run_folder(name: str, runs: Path | str | None = None) -> Path:
 
 def write_description(folder: Path, description: dict[str, Any]) -> None:
     """Write `run.json`, whole or not at all."""
-    part = folder / "run.json.part"
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        json.dump(description, file, indent=2)
-        file.write("\n")
-    part.rename(folder / "run.json")
+    write_whole(folder / "run.json", f"{json.dumps(description, indent=2)}\n".encode())

@@ -101,12 +101,18 @@ class Session:
         self._policy = policy or Policy()
         self._notify = Notices(notify or _say)
         self._backend = choose_backend(backend, allocation, self._notify)
-        self._run = Run(name, runs, resume, journal=journal, facts=facts or {}, notices=self._notify)
-        self._run.rerun_unknown = rerun_unknown
+        self._run = Run(
+            name,
+            runs,
+            resume,
+            journal=journal,
+            rerun_unknown=rerun_unknown,
+            facts=facts or {},
+            notices=self._notify,
+        )
         self._timekeeper = Timekeeper(walltime_s, drain_s, self._notify)
         self._opening: asyncio.Lock = asyncio.Lock()
         self._scheduler: Scheduler | None = None
-        self._closed = False
         self._error: BaseException | None = None
         self._ending = Ending(self._notify, STOP_LIMIT_S)
         self.last_words: Callable[[BaseException | None], Mapping[str, object]] = lambda _error: {}
@@ -142,10 +148,10 @@ class Session:
         return self
 
     async def _open(self) -> Scheduler:
-        if self._scheduler is not None and not self._closed:
+        if self._scheduler is not None and not self._ending.closed:
             return self._scheduler
         async with self._opening:
-            if self._closed:
+            if self._ending.closed:
                 raise SessionClosedError("the session is closed; make a new one")
             if self._scheduler is None:
                 self._scheduler = await self._wire()
@@ -173,7 +179,7 @@ class Session:
             env = {"RHAPSODY_RUN_DIR": str(run_dir), "RHAPSODY_ATTEMPT": "1", **self._timekeeper.env}
             context = RunContext(self.allocation, run_dir, offset_ns, env, self._run.session)
             await self._backend.start(context, scheduler)
-        except BaseException:
+        except BaseException:  # cancellation too: neither lease nor journal may stay open
             self._run.close()
             raise
         if self.allocation.oversubscribed:
@@ -196,9 +202,9 @@ class Session:
 
     async def aclose(self) -> None:
         """End the session: what has not ended is cancelled, nothing of it runs on. May be called again."""
-        if self._closed:
+        if self._ending.closed:
             return
-        self._closed = self._ending.closed = True
+        self._ending.closed = True
         self._timekeeper.close()
         if self._scheduler is None:
             return

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from rhapsody.errors import JournalError, SpecError
 from rhapsody.model.event import State
-from rhapsody.session.lease import Holder, local_boot, process_started, read_holder
+from rhapsody.node.processes import started_at
+from rhapsody.session.lease import Holder, local_boot, read_holder
 from rhapsody.telemetry.reader import JournalReader
 from rhapsody.telemetry.tally import OneSession, Tally
 
@@ -198,20 +199,28 @@ class RunWatcher:
         self._damage[f"the journal is damaged: {self._run_dir / 'journal'}/{_place(damage)}"] = None
 
 
+def outline(run_dir: Path) -> RunStatus:
+    """Return how a run is as far as that needs no reading of its journal.
+
+    Raises:
+        SpecError: The run folder cannot be read; the text names the file.
+    """
+    holder = read_holder(run_dir)  # before what the holder writes before it gives it back
+    description = read_description(run_dir)
+    holder = holder or _holder_from(description)
+    condition, why = _condition(holder, _whole(description.get("ended_ns")))
+    return RunStatus(run_dir, condition, why, holder, description, _counts_from(description))
+
+
 def glance(run_dir: Path) -> RunStatus:
     """Return how a run is; of one that has ended only what needs no reading of its journal.
 
     Raises:
         SpecError: The run folder cannot be read; the text names the file.
     """
-    holder = read_holder(run_dir)
-    description = read_description(run_dir)
-    if counts := _counts_from(description):
-        holder = holder or _holder_from(description)
-        condition, why = _condition(holder, _whole(description.get("ended_ns")))
-        if condition is Condition.ENDED:
-            return RunStatus(run_dir, condition, why, holder, description, counts)
-    return RunWatcher(run_dir).look()
+    found = outline(run_dir)
+    is_enough = found.condition is Condition.ENDED and found.counts
+    return found if is_enough else RunWatcher(run_dir).look()
 
 
 def is_over(run_dir: Path) -> bool:
@@ -220,10 +229,7 @@ def is_over(run_dir: Path) -> bool:
     Raises:
         SpecError: The run folder cannot be read; the text names the file.
     """
-    holder = read_holder(run_dir)
-    description = read_description(run_dir)
-    condition, _ = _condition(holder or _holder_from(description), _whole(description.get("ended_ns")))
-    return condition in _OVER
+    return outline(run_dir).is_over
 
 
 def read_description(run_dir: Path) -> dict[str, Any]:
@@ -284,7 +290,7 @@ def _holder_from(description: Mapping[str, Any]) -> Holder | None:
 
 def _started_before(pid: int, time_ns: int) -> int:
     """Return when a process started if that was before a time, else -1: another process has its pid by now."""
-    ticks = process_started(pid)
+    ticks = started_at(pid)
     if ticks is None:
         return -1
     booted_s = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)

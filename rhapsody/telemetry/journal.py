@@ -110,7 +110,7 @@ class Journal(EventSink):
             journal = cls(segments, results, Mark(folder / "journal"), after.frames)
             journal._append(Run(SCHEMA, json.dumps(run), after.session + 1))
             journal.commit()
-        except BaseException:
+        except BaseException:  # whatever it is: the file and its thread may not stay open
             with suppress(JournalError):  # of what went wrong, the first is told
                 segments.close()
             raise

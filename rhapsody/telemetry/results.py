@@ -359,7 +359,7 @@ class KeptReader:
 def _loaded(data: bytes) -> Any:  # noqa: ANN401 - the user's value
     try:
         return pickle.loads(data)  # noqa: S301 - the user's own file, nobody else can write it
-    except Exception as exc:
+    except Exception as exc:  # the user's __setstate__ may raise anything
         raise ValueMissing(f"its kept value cannot be read: {_said(exc)}") from exc
 
 

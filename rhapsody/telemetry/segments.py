@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections import deque
@@ -10,6 +9,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from rhapsody.errors import JournalError
+from rhapsody.node.files import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,7 @@ class SegmentWriter:
         self._syncer = Syncer()
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
-            _sync_folder(folder.parent)
+            sync_folder(folder.parent)
             self._begin()
         except OSError as exc:
             if self._file >= 0:
@@ -184,7 +184,7 @@ class SegmentWriter:
         self._count += 1
         self._size = self._floor = 0
         self._syncer.watch(file)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def _take_back(self, frames: list[bytes], written: int) -> None:
         """Cut off what was written of `frames`; where even that fails, leave the segment and keep whole frames."""
@@ -295,14 +295,3 @@ class Syncer:
                 self.on_error()
                 return
             self.synced = frames
-
-
-def _sync_folder(folder: Path) -> None:
-    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(file)
-    except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it for folders
-            raise
-    finally:
-        os.close(file)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rhapsody.cli import ending
-from rhapsody.session.lease import local_boot, process_started, read_holder
+from rhapsody.node.processes import started_at
+from rhapsody.session.lease import local_boot, read_holder
 from tests.eventually import eventually
 from tests.integration.command import WITHIN_S
 from tests.integration.looking import GATED, Gated, rhapsody, runs_of, started
@@ -41,7 +42,7 @@ async def test_a_running_run_is_stopped(command: Command) -> None:
     assert ended.out == f"{run.run_dir.name} has ended: 9 DONE, 1 FAILED, 4 CANCELED\n"
     assert f"asked process {run.running.process.pid} on " in ended.err
     assert ran.code == 1
-    assert not any(process_started(pid) for pid in pids)
+    assert not any(started_at(pid) for pid in pids)
 
 
 async def test_a_draining_run_ends_what_runs_and_starts_no_more(command: Command) -> None:
@@ -137,7 +138,7 @@ def deaf(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         "host": "here",
         "boot": local_boot(),
         "pid": process.pid,
-        "started": process_started(process.pid),
+        "started": started_at(process.pid),
         "token": "its",
         "since_ns": time.time_ns(),
         "time_ns": time.time_ns(),

@@ -64,7 +64,7 @@ class DragonStarter(KeeperStarter):
         except TimeoutError as exc:
             await self.aclose()
             raise BackendError(f"Dragon was not up within {limit_s:g} s; its log is {self._plan.log}") from exc
-        except BaseException:
+        except BaseException:  # cancellation too: nothing of Dragon may stay
             await self.aclose()
             raise
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rhapsody.errors import BackendError, SpecError
+from rhapsody.node.processes import started_at
 from rhapsody.session import lease as lease_module
-from rhapsody.session.lease import Holder, Lease, process_started, read_holder, read_stop_request, request_stop
+from rhapsody.session.lease import Holder, Lease, read_holder, read_stop_request, request_stop
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def leave(folder: Path, **changes: object) -> None:
         "host": "node7",
         "boot": lease_module.local_boot(),
         "pid": os.getpid(),
-        "started": process_started(os.getpid()),
+        "started": started_at(os.getpid()),
         "token": "its",
         "since_ns": 1,
         "time_ns": time.time_ns(),
@@ -173,7 +174,7 @@ class TestTaking:
 
         assert lease.held
         assert (holder.number, holder.pid, holder.alive, holder.released) == (1, os.getpid(), True, False)
-        assert holder.started == process_started(os.getpid())
+        assert holder.started == started_at(os.getpid())
         assert (tmp_path / "lease" / "000001.json").stat().st_mode & 0o777 == 0o600
         assert heard.lines == []
 
@@ -223,7 +224,7 @@ class TestTaking:
         zombie = other(beat_s=60.0).hold()
 
         zombie.process.kill()
-        await eventually(lambda: process_started(zombie.process.pid) is None)
+        await eventually(lambda: started_at(zombie.process.pid) is None)
         lease = await heard.take()
 
         assert lease.held

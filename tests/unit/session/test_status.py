@@ -11,7 +11,8 @@ import pytest
 
 from rhapsody.errors import SpecError
 from rhapsody.model.event import State
-from rhapsody.session.lease import local_boot, process_started
+from rhapsody.node.processes import started_at
+from rhapsody.session.lease import local_boot
 from rhapsody.session.status import Condition, RunWatcher, glance, is_over
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def hold(folder: Path, number: int = 1, **changes: object) -> None:
         "host": "node7",
         "boot": local_boot(),
         "pid": os.getpid(),
-        "started": process_started(os.getpid()),
+        "started": started_at(os.getpid()),
         "token": "its",
         "since_ns": NOW_NS - 1,
         "time_ns": time.time_ns() - changes.pop("age_ns", 0),  # type: ignore[operator]
