@@ -69,6 +69,7 @@ class Agent:
         self._commands = Commands(self._nursery, self._env, self._limits, folder.path, self._say)
         self._listener = Listener(plan.port, self._handle, self._say)
         self._hosts: dict[int, Host] = {}
+        self._traces: Traces | None = None
         self._told_to_end: asyncio.Future[str] = self._loop.create_future()
         self._ended_by: int | None = None
         role = Follower if plan.place.rank else Leader
@@ -84,7 +85,7 @@ class Agent:
     async def run(self) -> int:
         """Serve to the end of the job; return the exit code."""
         self._clear_up_after_others()
-        traces = self._watch_traces()
+        self._traces = self._watch_traces()
         for number in HEARD:
             self._loop.add_signal_handler(number, self._hear_signal, number)
         keeper = os.pidfd_open(self._keeper)
@@ -95,8 +96,8 @@ class Agent:
             self._loop.remove_reader(keeper)
             os.close(keeper)
             self._nursery.close()
-            if traces is not None:
-                traces.close()
+            if self._traces is not None:
+                self._traces.close()
             sweep(self._folder.traces)
 
     async def _serve(self) -> int:
@@ -121,6 +122,8 @@ class Agent:
 
     async def _end_all(self) -> None:
         """End all that was started here, adopted processes included."""
+        if self._traces is not None:
+            self._traces.look()
         self._nursery.signal_all(signal.SIGTERM)
         self._nursery.signal_all(signal.SIGCONT)
         with suppress(TimeoutError):

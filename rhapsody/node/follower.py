@@ -188,16 +188,19 @@ class Follower:
         Raises:
             OSError: The connection broke.
         """
+        broken: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 beating = group.create_task(self._beat(connection))
                 await self._hear_all(connection)
                 beating.cancel()
         except* OSError as errors:
+            broken = errors.exceptions[0]  # raised in here, Python 3.11.2 would put it into a group once more
+        if broken is not None:
             connection.abort()
             if self._joined:
                 self._gone_at = min(self._gone_at, self._clock() + RETURN_LIMIT_S)
-            raise errors.exceptions[0] from None
+            raise broken
         # At the job's end it stays open until everything here has ended: rank 0 waits for that.
 
     async def _beat(self, connection: Connection) -> None:

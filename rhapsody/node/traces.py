@@ -83,13 +83,17 @@ class Traces:
                 self._folders[watch] = folder
         self._loop.add_reader(self._descriptor, self._hear)
 
-    def close(self) -> None:
-        """Look a last time, then watch no more."""
-        self._loop.remove_reader(self._descriptor)
+    def look(self) -> None:
+        """Look now for the makers of all that is there: they are about to end."""
         self._hear()
         if self._look is not None:
             self._look.cancel()
             self._note_makers()
+
+    def close(self) -> None:
+        """Look a last time, then watch no more."""
+        self._loop.remove_reader(self._descriptor)
+        self.look()
         os.close(self._descriptor)
 
     def _hear(self) -> None:

@@ -84,6 +84,18 @@ async def test_what_a_process_below_made_is_noted_and_removed_once_nobody_uses_i
     assert list(folder.iterdir()) == []
 
 
+async def test_what_was_not_yet_looked_at_is_noted_before_its_maker_is_ended(
+    folder: Path, notes: Path, makers: list[Maker]
+) -> None:
+    traces = Traces(notes, [folder])
+    makers.append(Maker(folder / "DD_1"))
+
+    traces.look()
+
+    assert str(folder / "DD_1") in notes.read_text()
+    traces.close()
+
+
 async def test_what_was_there_before_is_left_alone(folder: Path, notes: Path) -> None:
     (folder / "before").touch()
     traces = Traces(notes, [folder])
