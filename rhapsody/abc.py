@@ -126,6 +126,17 @@ class Listener(Protocol):
     def broken(self, reason: str) -> None:
         """Learn that the runtime is gone for good; every attempt was reported on before."""
 
+    @abstractmethod
+    def nodes_lost(self, nodes: Sequence[int], reason: str) -> None:
+        """Learn that nodes are gone for good; every attempt on them was reported on before.
+
+        What those reports themselves let the scheduler launch there is given back as READY afterwards.
+
+        Args:
+            nodes: Indices in the allocation; those that were told before are passed over.
+            reason: What was seen of it, for the user: `"nothing was heard of it for 8 s"`.
+        """
+
 
 class Backend(Protocol):
     """One runtime that executes attempts on the nodes it was given.

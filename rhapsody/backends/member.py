@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import marshal
 import os
-import pickle
 import signal
 import time
 from collections import deque
@@ -12,17 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhapsody.abc import Report
 from rhapsody.backends import wire
-from rhapsody.backends.results import decode_value
+from rhapsody.backends.decoding import decode, decode_items
 from rhapsody.model.event import State
-from rhapsody.model.outcome import Cause, Completed, Failure, Stdio
 from rhapsody.node.processes import is_stopped
 
 if TYPE_CHECKING:
     import mmap
     import socket
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator
 
-DONE, FAILED, READY, RUNNING = State.DONE, State.FAILED, State.READY, State.RUNNING
+DONE = State.DONE
 _HALT_LIMIT_S = 0.005
 _HEAD = wire.RECORD.size
 _new_tuple = tuple.__new__
@@ -40,6 +38,23 @@ class Lane(NamedTuple):
     name: str
     cpus: tuple[int, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+
+
+class Decoder(NamedTuple):
+    """Makes reports of a worker's records, but for those of plain values.
+
+    Attributes:
+        one: Called with number, attempt, start and end of a task, the kind of its record, and what follows its head.
+        items: Called with number and attempt of an array task, start and end, and what follows the record's head; its
+            last report is on all those items.
+    """
+
+    one: Callable[[tuple[int, int, int, int], int, bytes], Report] = decode
+    items: Callable[[int, int, tuple[int, int], bytes], list[Report]] = decode_items
+
+
+DECODER = Decoder()
+"""Leaves nothing encoded."""
 
 
 class InFlight(NamedTuple):
@@ -118,11 +133,16 @@ class Member:
         seen: `CURRENT` at the last look.
         announced: Sequence number that was last reported RUNNING.
         started_s: When it was started, monotonic.
+        settled: Last sequence number whose result is in the journal, where the pool is told that; see `Pool.settle`.
+
+    Args:
+        decoder: Makes reports of records.
     """
 
-    def __init__(self, worker_id: int, lane: Lane) -> None:
+    def __init__(self, worker_id: int, lane: Lane, decoder: Decoder = DECODER) -> None:
         self.worker_id = worker_id
         self.lane = lane
+        self._decoder = decoder
         self.functions: set[int] = set()
         self.pending: list[Chunk] = []
         self.canceled: set[int] = set()
@@ -130,6 +150,7 @@ class Member:
         self.seen = 0
         self.announced = 0
         self.started_s = time.monotonic()
+        self.settled = 0
         self.pid = 0
         self.connection: socket.socket | None = None
         self.outgoing: deque[memoryview] = deque()
@@ -160,12 +181,18 @@ class Member:
         """When it started that one, on the session's clock."""
         return int(self._words[wire.STARTED])
 
-    def take(self, chunk: Chunk) -> bytes:
+    @property
+    def read(self) -> int:
+        """Last sequence number up to which all that it reported was read."""
+        return self._segments[0].first + self._segments[0].next - 1 if self._segments else self._next - 1
+
+    def take(self, chunk: Chunk, settled: int) -> bytes:
         """Note a chunk as sent; return the message to send.
 
-        What was read of this worker before must be in the journal: it may forget that now.
+        Args:
+            chunk: To be sent.
+            settled: Last sequence number whose result is in the journal: the worker may forget that now.
         """
-        settled = self._segments[0].first + self._segments[0].next - 1 if self._segments else self._next - 1
         first, attempts = self._next, chunk.attempts
         self._segments.append(_Segment(first, chunk))
         self._next += len(chunk.numbers)
@@ -239,26 +266,20 @@ class Member:
                 if kind == wire.ITEMS:
                     continue
             else:
-                report = _decode((number, attempt, started, ended), kind, bytes(source[begin:offset]))
+                report = self._decoder.one((number, attempt, started, ended), kind, bytes(source[begin:offset]))
                 reports.append(report if segment.items is None else report._replace(items=segment.items))
             segment.next = index + 1
         while segments and segments[0].next >= len(segments[0].numbers):
             segments.popleft()
         return offset
 
-    @staticmethod
-    def _take_items(segment: _Segment, times: tuple[int, int], data: bytes, reports: list[Report]) -> None:
-        first, count, plain, values, failed = marshal.loads(data)  # noqa: S302 - authenticated
+    def _take_items(self, segment: _Segment, times: tuple[int, int], data: bytes, reports: list[Report]) -> None:
+        found = self._decoder.items(segment.numbers[0], segment.attempts[0], times, data)
+        first, end = found[-1].items or (0, 0)
         if segment.items is None or first < segment.items[0]:
             return  # read before, from the page
-        number, attempt = segment.numbers[0], segment.attempts[0]
-        segment.items = (first + count, segment.items[1])
-        if not plain:
-            values = _unpickle_items(values, range(first, first + count), failed)
-        for index, encoded in failed.items():
-            failure = _failure(marshal.loads(encoded)) if isinstance(encoded, bytes) else encoded  # noqa: S302
-            reports.append(Report(number, attempt, FAILED, *times, failure=failure, items=(index, index + 1)))
-        reports.append(Report(number, attempt, DONE, *times, value=values, items=(first, first + count)))
+        segment.items = (end, segment.items[1])
+        reports += found
 
     def halt(self) -> bool:
         """Stop the process where it is; return whether it stands still. Follow with `go_on`."""
@@ -311,52 +332,3 @@ class Member:
         if self.connection is not None:
             self.connection.close()
             self.connection = None
-
-
-def _decode(head: tuple[int, int, int, int], kind: int, data: bytes) -> Report:
-    number, attempt, started, ended = head
-    stdio = None
-    rich: dict[str, Any] = {}
-    if kind == wire.RICH:
-        rich = marshal.loads(data)  # noqa: S302 - authenticated
-        if "exit_code" in rich or rich.get("stdout") or rich.get("stderr"):
-            stdio = Stdio(rich.get("stdout", ""), rich.get("stderr", ""), rich.get("exit_code"))
-        if "cause" in rich:
-            state = State.CANCELED if rich["cause"] == "canceled" else FAILED
-            return Report(number, attempt, state, started, ended, failure=_failure(rich), stdio=stdio)
-        kind, data = rich.get("kind", wire.NONE), rich.get("value", b"")
-    try:
-        value = _value(kind, data, rich)
-    except BaseException as exc:  # noqa: BLE001 - the user's __setstate__, or a module that only the worker has
-        text = f"its value cannot be read in the session: {type(exc).__name__}: {exc}"
-        return Report(number, attempt, FAILED, started, ended, failure=Failure(Cause.RESULT, text, exc), stdio=stdio)
-    return Report(number, attempt, DONE, started, ended, value, stdio=stdio)
-
-
-def _value(kind: int, data: bytes, rich: dict[str, Any]) -> Any:  # noqa: ANN401 - the user's value
-    if "completed" in rich:
-        return Completed(rich["exit_code"], rich["stdout"], rich["stderr"], rich["completed"])
-    if "ranks" in rich:
-        return [decode_value(*pair) for pair in rich["ranks"]]
-    return decode_value(kind, data)
-
-
-def _failure(rich: dict[str, Any]) -> Failure:
-    exception: BaseException | None = None
-    if rich.get("exception"):
-        try:
-            exception = pickle.loads(rich["exception"])  # noqa: S301 - from a worker that showed the token
-        except BaseException:  # noqa: BLE001 - a class that only the worker can import: the text says it all
-            exception = None
-    return Failure(Cause(rich["cause"]), rich["message"], exception, rich.get("traceback", ""))
-
-
-def _unpickle_items(values: bytes | Sequence[bytes | None], items: range, failed: dict[int, Any]) -> list[Any]:
-    try:
-        if isinstance(values, bytes):
-            return list(pickle.loads(values))  # noqa: S301 - from a worker that showed the token
-        return [None if value is None else pickle.loads(value) for value in values]  # noqa: S301
-    except BaseException as exc:  # noqa: BLE001 - the user's __setstate__, or a module that only the worker has
-        text = f"its value cannot be read in the session: {type(exc).__name__}: {exc}"
-        failed.update((index, Failure(Cause.RESULT, text, exc)) for index in items if index not in failed)
-        return [None] * len(items)

@@ -10,13 +10,22 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from rhapsody.backends.rank import LOCAL_BASE, PASSED
 from rhapsody.errors import SpecError
+from rhapsody.node.private_folder import SAME_ON_ALL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 _RANK_SCRIPT = str(Path(__file__).with_name("rank.py"))
+_AS_ROOT = ["--allow-run-as-root"] if os.geteuid() == 0 else []
 
 
 class Launcher(NamedTuple):
@@ -65,30 +74,70 @@ def launcher() -> Launcher:
     return find_launcher(os.environ.get("PATH", os.defpath))
 
 
-def command(found: Launcher, program: list[str], slots: list[tuple[list[int], str]], gpu_variable: str) -> list[str]:
-    """Return the command line that starts one rank per slot on this node.
+class RankSlot(NamedTuple):
+    """Where one rank runs.
+
+    Attributes:
+        host: Name of its node; all empty, or all equal, for the node on which the launcher is started.
+        cpus: Numbers of its CPUs there.
+        gpus: Value of the variable that makes GPUs visible.
+    """
+
+    host: str
+    cpus: Sequence[int]
+    gpus: str
+
+
+def spans(slots: Sequence[RankSlot]) -> bool:
+    """Return whether ranks are placed on more than one node."""
+    return any(slot.host != slots[0].host for slot in slots)
+
+
+def command(found: Launcher, program: Sequence[str], slots: Sequence[RankSlot], gpu_variable: str) -> list[str]:
+    """Return the command line that starts one rank per slot; it is for the node of rank 0.
 
     Args:
         found: The launcher.
         program: What each rank becomes.
-        slots: For each rank its CPU numbers, and the value of the GPU variable.
+        slots: One per rank, in their order.
         gpu_variable: Variable that makes GPUs visible; empty leaves them as they are.
     """
-    binding = ";".join(f"{','.join(map(str, cpus))}:{gpus}" for cpus, gpus in slots)
-    rank = [sys.executable, "-I", "-S", _RANK_SCRIPT, binding, gpu_variable, *program]
-    return [found.path, "-n", str(len(slots)), *_flags(found, len(slots)), *rank]
+    slots = [slot if isinstance(slot, RankSlot) else RankSlot("", *slot) for slot in slots]  # TEMPORARY
+    rank = [sys.executable, "-I", "-S", _RANK_SCRIPT, _binding(slots), gpu_variable, *program]
+    flags = _flags_of_several(found, slots) if spans(slots) else _flags(found, len(slots))
+    return [found.path, "-n", str(len(slots)), *flags, *rank]
+
+
+def _binding(slots: Sequence[RankSlot]) -> str:
+    """Return what `rank.py` reads; nodes that are alike are written once: one argument has 128 KiB at most."""
+    nodes = (
+        ";".join(f"{','.join(map(str, slot.cpus))}:{slot.gpus}" for slot in ranks)
+        for _, ranks in groupby(slots, key=attrgetter("host"))
+    )
+    return "/".join(f"{sum(1 for _ in alike)}*{node}" for node, alike in groupby(nodes))
 
 
 def _flags(found: Launcher, ranks: int) -> list[str]:
     # Source: mpiexec(1) of Open MPI 4.1 and 5.0, `mpiexec -help` of MPICH 4.0; checked 2026-11.
     if found.flavor == "hydra":
         return ["-launcher", "fork", "-hosts", f"localhost:{ranks}", "-bind-to", "none"]
-    root = ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    return ["--host", f"localhost:{ranks}", "--oversubscribe", "--bind-to", "none", *root]
+    return ["--host", f"localhost:{ranks}", "--oversubscribe", "--bind-to", "none", *_AS_ROOT]
+
+
+def _flags_of_several(found: Launcher, slots: Sequence[RankSlot]) -> list[str]:
+    # Source: as above; tried with Open MPI 4.1.4 and 5.0.11, MPICH 4.0.2 and 5.0.2.
+    runs = [(host, sum(1 for _ in ranks)) for host, ranks in groupby(slot.host for slot in slots)]
+    hosts = ",".join(f"{host}:{count}" for host, count in runs)
+    if found.flavor == "hydra":  # its own environment is not for other nodes: $TMPDIR, for one, is not there
+        return ["-launcher", "ssh", "-hosts", hosts, "-bind-to", "none", "-genvnone"]
+    order = "slot"
+    if len({host for host, _ in runs}) < len(runs):  # a node comes twice: only this mapper takes hosts as they come
+        order, hosts = "seq", ",".join(slot.host for slot in slots)
+    return ["--host", hosts, "--map-by", f"{order}:oversubscribe", "--bind-to", "none", *_AS_ROOT]
 
 
 def environment(found: Launcher, folder: Path, *, yielding: bool) -> dict[str, str]:
-    """Return variables for the launcher.
+    """Return variables for the launcher when all ranks are on its node.
 
     Args:
         found: The launcher.
@@ -105,3 +154,55 @@ def environment(found: Launcher, folder: Path, *, yielding: bool) -> dict[str, s
         "OMPI_MCA_btl_vader_backing_directory": str(folder),
         "OMPI_MCA_btl_sm_backing_directory": str(folder),
     }
+
+
+def environment_of_several(
+    found: Launcher, folder: Path, task: Mapping[str, str], *, yielding: bool, ssh: str
+) -> dict[str, str]:
+    """Return variables for the launcher when ranks are on several nodes, where only its own has the folder.
+
+    Other nodes get what the agents have there, `RHAPSODY_*`, and by that name the task's own variables, which
+    `rank.py` gives their names back: no launcher passes variables on reliably without showing their values.
+
+    Args:
+        found: The launcher.
+        folder: As for `environment`.
+        task: The task's own variables.
+        yielding: As for `environment`.
+        ssh: What `ssh_of_job` returns.
+    """
+    passed = {PASSED + name: value for name, value in task.items()}
+    if found.flavor == "hydra":
+        return {"HYDRA_RMK": "user", "HYDRA_LAUNCHER_EXEC": ssh, **passed}
+    # Source: `ompi_info --all` of 4.1.4, `prte_info --all` of 5.0.11; checked 2026-11.
+    batch_systems = "^slurm,tm,pbs,lsf,gridengine,alps,flux"
+    return {
+        "OMPI_MCA_mpi_yield_when_idle": "1" if yielding else "0",
+        LOCAL_BASE: str(folder),
+        "PRTE_MCA_prte_local_tmpdir_base": str(folder),
+        "OMPI_MCA_plm": "rsh",
+        "PRTE_MCA_plm": "ssh",
+        "OMPI_MCA_plm_rsh_agent": ssh,
+        "PRTE_MCA_plm_ssh_agent": ssh,
+        "OMPI_MCA_plm_rsh_disable_qrsh": "1",
+        "PRTE_MCA_plm_ssh_disable_qrsh": "1",
+        "OMPI_MCA_ras": batch_systems,
+        "PRTE_MCA_ras": batch_systems,
+        **passed,
+    }
+
+
+def ssh_of_job(search_path: str) -> str:
+    """Return the `ssh` to the agents of other nodes, by a path that is right on each of them.
+
+    By its name alone another may be found: a task may set PATH, and launchers put their own folder first on it.
+
+    Args:
+        search_path: The PATH on which the agent of this node has put it; without an agent, `ssh` is all that is known.
+    """
+    for folder in search_path.split(os.pathsep):
+        path = Path(folder, "ssh")
+        with suppress(OSError, UnicodeDecodeError):  # it is not there, or a program
+            if path.stat().st_size == len(SAME_ON_ALL) and path.read_text() == SAME_ON_ALL:
+                return str(path)
+    return "ssh"

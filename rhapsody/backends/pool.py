@@ -20,8 +20,7 @@ import socket
 import struct
 import time
 from collections import deque
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rhapsody.abc import Report
 from rhapsody.backends import verdicts, wire
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
+    from rhapsody.backends.pool_settings import PoolSettings
     from rhapsody.backends.starter import Starter
 
 LOOK_S = 0.05
@@ -46,27 +46,16 @@ STARTS_IN_A_ROW = 3
 _LISTEN_BACKLOG = 512
 
 
-@dataclass(frozen=True, slots=True)
-class PoolSettings:
-    """What the workers of a pool are told.
+class Extent(NamedTuple):
+    """How far the results of a pool's workers were read.
 
     Attributes:
-        node: The node's name, for messages.
-        log: File that collects what workers print outside of tasks.
-        clock_offset_ns: Added to `time.monotonic_ns()` it gives the session's clock.
-        env: Variables of every task.
-        cwd: Folder that tasks run in unless they say otherwise.
-        sys_path: Import path of the session.
-        campaign_file: File of the campaign's module, or empty.
+        buried: Workers whose end was settled.
+        members: Living ones, each with the last sequence number.
     """
 
-    node: str
-    log: Path
-    clock_offset_ns: int
-    env: dict[str, str]
-    cwd: str
-    sys_path: tuple[str, ...]
-    campaign_file: str
+    buried: int
+    members: list[tuple[Member, int]]
 
 
 class Pool:
@@ -98,6 +87,10 @@ class Pool:
         self._outdated: set[int] = set()
         """Functions to be forgotten once no chunk waits for a worker with them."""
         self._failed_starts: dict[str, int] = {}
+        self._buried = 0
+        """Workers whose end was settled."""
+        self._settled: int | None = None if settings.journals_at_once else 0
+        """How many of those the journal is known to have all results of; None: of all that launches can follow."""
         self._folder: Path | None = None
         self._listener: socket.socket | None = None
         self._looking: asyncio.TimerHandle | None = None
@@ -150,9 +143,9 @@ class Pool:
         """Hand a chunk to the worker of a lane; it is started if there is none."""
         member = self._lanes.get(lane.name)
         if member is None:
-            member = self._lanes[lane.name] = Member(next(self._ids), lane)
+            member = self._lanes[lane.name] = Member(next(self._ids), lane, self._settings.decoder)
             self._members[member.worker_id] = member
-            self._starter.start(member.worker_id)
+            self._starter.start(member.worker_id, self._buried if self._settled is None else self._settled)
         if member.connection is None:
             member.pending.append(chunk)
         else:
@@ -178,6 +171,16 @@ class Pool:
             for task in member.in_flight():
                 if (task.number, task.attempt) in wanted and "argv" in task.extra:
                     self._send(member, wire.frame(("warn", task.extra["uid"], task.attempt)))
+
+    def read(self) -> Extent:
+        """Return how far workers' results were read: for `settle`, once the journal has them."""
+        return Extent(self._buried, [(member, member.read) for member in self._members.values()])
+
+    def settle(self, extent: Extent) -> None:
+        """Let workers and what starts them forget results that the journal has."""
+        self._settled = extent.buried
+        for member, sequence in extent.members:
+            member.settled = sequence
 
     async def aclose(self) -> None:
         """End every worker; nothing of the pool is left afterwards. May be called again."""
@@ -254,7 +257,7 @@ class Pool:
             if function_id >= 0:
                 member.functions.add(function_id)
                 self._send(member, wire.frame(("define", function_id, self._functions[function_id])))
-        self._send(member, member.take(chunk))
+        self._send(member, member.take(chunk, member.read if self._settled is None else member.settled))
 
     def _send(self, member: Member, data: bytes) -> None:
         connection = member.connection
@@ -416,6 +419,7 @@ class Pool:
         """Settle what a dead worker had; called once it and its children are gone."""
         member = self._members.pop(worker_id, None)
         if member is None:
+            self._buried += 1
             return
         if self._lanes.get(member.lane.name) is member:
             del self._lanes[member.lane.name]
@@ -433,6 +437,7 @@ class Pool:
             reports += self._settle_unconnected(member, pending, exit_code)
         if reports:
             self._hear(reports)
+        self._buried += 1
 
     def _last_words(self, member: Member) -> list[Report]:
         reports: list[Report] = []

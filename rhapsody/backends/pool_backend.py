@@ -1,4 +1,4 @@
-"""What runtimes of one node share: a pool of persistent workers for functions, executables and MPI launchers."""
+"""What runtimes with pools share: persistent workers on each node for functions, executables and MPI launchers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import asyncio
 import os
 import pickle
 import shutil
-import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rhapsody.backends import mpi, mpi_function, salvage
-from rhapsody.backends.campaign_module import FILE_VARIABLE
 from rhapsody.backends.member import Chunk, Lane
+from rhapsody.backends.node_pools import NodePools
 from rhapsody.backends.packing import Packer, dump_function, pickle_arguments, unpackable, value_of
-from rhapsody.backends.pool import Pool, PoolSettings
 from rhapsody.errors import SpecError
 from rhapsody.model.arguments import find_tasks, replace_tasks
 from rhapsody.model.array import ArrayTask
@@ -25,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rhapsody.abc import Aftermath, Assignment, Listener, Report, RunContext
-    from rhapsody.backends.starter import KeeperStarter
+    from rhapsody.backends.node_pools import Runtime
     from rhapsody.model.allocation import Node
-    from rhapsody.model.resources import Placement
+    from rhapsody.model.resources import Placement, Slot
     from rhapsody.model.task import Task
 
 GPU_VARIABLES = {"nvidia": "CUDA_VISIBLE_DEVICES", "amd": "ROCR_VISIBLE_DEVICES", "intel": "ZE_AFFINITY_MASK"}
@@ -36,19 +34,17 @@ GRACE_S = 5.0
 
 
 class PoolBackend(ABC):
-    """Runs everything on this node by the workers of a pool; see `rhapsody.abc.Backend`."""
+    """Runs everything by the workers of pools, one on each node; see `rhapsody.abc.Backend`."""
 
     name: str
 
     def __init__(self) -> None:
-        self._pool: Pool
+        self._pools: NodePools
         self._packer: Packer
         self._listener: Listener
         self._context: RunContext
-        self._node: Node
-        self._lanes: dict[tuple[int, tuple[int, ...], bool], Lane] = {}
-        self._sys_path: tuple[str, ...] = ()
-        self._campaign_file = ""
+        self._lanes: dict[tuple[int, int, tuple[int, ...], bool], Lane] = {}
+        self._nodes: Sequence[Node] = ()
         self._started = False
 
     async def recover(self, run_dir: Path, session: int) -> Aftermath:
@@ -56,44 +52,17 @@ class PoolBackend(ABC):
         return await salvage.recover(run_dir, session)
 
     async def start(self, context: RunContext, listener: Listener) -> None:
-        """Start what starts workers; see `Backend.start`."""
-        if len(context.allocation.nodes) > 1:
-            raise SpecError(
-                f"the {self.name} backend runs on one node, the allocation has {len(context.allocation.nodes)};"
-                " declare one node, or choose a backend that spans nodes"
-            )
-        self._context, self._listener, self._node = context, listener, context.allocation.nodes[0]
-        self._sys_path = _absolute_path()
-        self._campaign_file = os.environ.get(FILE_VARIABLE, "")
-        logs = context.logs
-        settings = PoolSettings(
-            node=self._node.name,
-            log=logs / f"workers-{self._node.name}.log",
-            clock_offset_ns=context.clock_offset_ns,
-            env=context.env,
-            cwd=str(Path.cwd()),
-            sys_path=self._sys_path,
-            campaign_file=self._campaign_file,
-        )
-        starter = self._make_starter(salvage.left_path(context.run_dir, context.session, self._node.name))
-        self._pool = Pool(starter, settings, listener.hear, listener.broken)
-        self._packer = Packer(self._pool.define, self._pool.forget, logs, GRACE_S)
-        await self._pool.start()
+        """Start what starts workers, on every node; see `Backend.start`."""
+        self._context, self._listener = context, listener
+        self._nodes = context.allocation.nodes
+        self._pools = NodePools(self._runtime(), context, listener)
+        self._packer = Packer(self._pools.define, self._pools.forget, context.logs, GRACE_S)
+        await self._pools.start()
         self._started = True
-        try:
-            deployed = salvage.Deployed.here(starter.keeper, self._pool.folder, starter.mark)
-            salvage.write_record(salvage.record_path(context.run_dir, context.session), deployed)
-        except BaseException:  # cancellation too: no process may stay that is not on record
-            await self._pool.aclose()
-            raise
 
     @abstractmethod
-    def _make_starter(self, left: Path) -> KeeperStarter:
-        """Return what starts the pool's workers.
-
-        Args:
-            left: File for what they have noted, should the session die.
-        """
+    def _runtime(self) -> Runtime:
+        """Return how workers are started; called when the context is known."""
 
     def check(self, task: Task) -> None:
         """Refuse executables that do not exist and MPI without a launcher; see `Backend.check`."""
@@ -112,6 +81,7 @@ class PoolBackend(ABC):
         refused: list[Report] = []
         for assignment in batch:
             task = assignment.tasks[0]
+            rank = assignment.placement.slots[0].node
             lane, cpus = self._lane_of(assignment.placement)
             if (
                 assignment.items is None
@@ -128,48 +98,45 @@ class PoolBackend(ABC):
                 except BaseException as exc:  # noqa: BLE001 - the user's __reduce__ may raise anything, SystemExit too
                     refused.append(unpackable(task, exc, attempt=assignment.attempt, items=assignment.items))
             if chunk is not None:
-                self._pool.feed(lane, chunk)
+                self._pools.feed(rank, lane, chunk)
         if refused:
             asyncio.get_running_loop().call_soon(self._listener.hear, refused)
 
     def cancel(self, attempts: Sequence[tuple[int, int]]) -> None:
         """Stop attempts; see `Backend.cancel`."""
-        self._pool.cancel(attempts)
+        self._pools.cancel(attempts)
 
     def warn(self, attempts: Sequence[tuple[int, int]]) -> None:
         """Send SIGUSR1 to executables; see `Backend.warn`."""
-        self._pool.warn(attempts)
+        self._pools.warn(attempts)
 
     async def aclose(self) -> None:
         """End every worker; see `Backend.aclose`."""
         if self._started:
-            await self._pool.aclose()
-            salvage.record_path(self._context.run_dir, self._context.session).unlink(missing_ok=True)
+            await self._pools.aclose()
 
     def _lane_of(self, placement: Placement) -> tuple[Lane, list[int] | None]:
         """Return the lane of a placement's first slot, and the CPUs to bind to where the lane's own do not do."""
-        slot = placement.slots[0]
-        key = (slot.cores[0], slot.gpus, placement.shared)
+        slots = placement.slots
+        first = slots[0]
+        key = (first.node, first.cores[0], first.gpus, placement.shared)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = self._make_lane(*key)
-        if len(placement.slots) == 1 and len(slot.cores) == 1 and not slot.gpus:
+        if len(slots) == 1 and len(first.cores) == 1 and not first.gpus:
             return lane, None
-        cpus = {self._node.cpu_of(core) for each in placement.slots for core in each.cores}
-        return lane, sorted(cpus)
+        node = self._nodes[first.node]
+        return lane, sorted({node.cpu_of(core) for slot in slots if slot.node == first.node for core in slot.cores})
 
-    def _make_lane(self, core: int, gpus: tuple[int, ...], shared: bool) -> Lane:  # noqa: FBT001 - part of a key
+    def _make_lane(self, rank: int, core: int, gpus: tuple[int, ...], shared: bool) -> Lane:  # noqa: FBT001 - of a key
+        node = self._nodes[rank]
         env: tuple[tuple[str, str], ...] = ()
-        if self._node.shape.gpus:
-            env = ((self._gpu_variable, ",".join(map(str, gpus))),)
+        if node.shape.gpus:
+            env = ((GPU_VARIABLES[node.shape.gpu_vendor], ",".join(map(str, gpus))),)
         layer = "shared-" if shared else ""
         if gpus:
             return Lane(f"{layer}gpu-{'-'.join(map(str, gpus))}", (), env)
-        return Lane(f"{layer}core-{core}", (self._node.cpu_of(core),), env)
-
-    @property
-    def _gpu_variable(self) -> str:
-        return GPU_VARIABLES[self._node.shape.gpu_vendor]
+        return Lane(f"{layer}core-{core}", (node.cpu_of(core),), env)
 
     def _chunk_of(self, task: Task, assignment: Assignment, cpus: list[int] | None) -> Chunk:
         """Return an array task's items, an executable or an MPI task as a chunk of its own."""
@@ -181,45 +148,60 @@ class PoolBackend(ABC):
             raise TypeError(f"the {self.name} backend cannot run a {type(task).__name__}")
         extra = self._packer.extra_of(task, cpus)
         extra["name"] = task.label
-        if task.executable is not None:
-            program = [task.executable, *(str(replace_tasks(item, value_of)) for item in task.arguments)]
-        else:
-            program = mpi_function.program(str(self._folder_of(task)))
-            extra |= {"payload": self._payload_of(task), "ranks": task.resources.ranks}
         if task.resources.is_mpi:
-            extra |= self._through_mpi(program, assignment.placement, extra.get("env", {}), self._folder_of(task))
-        else:
-            extra["argv"] = program
+            return self._mpi_chunk(task, assignment.placement, extra)
+        extra["argv"] = [str(task.executable), *self._words_of(task)]
+        return self._lone(task, extra)
+
+    @staticmethod
+    def _lone(task: ComputeTask, extra: dict[str, Any]) -> Chunk:
         return Chunk([task.number], [task.attempt], [-1], [()], [extra])
 
-    def _folder_of(self, task: ComputeTask) -> Path:
-        """Return the private folder of an MPI run; its worker makes and removes it."""
-        return self._pool.folder / f"{task.number}.{task.attempt}"
+    @staticmethod
+    def _words_of(task: ComputeTask) -> list[str]:
+        return [str(replace_tasks(item, value_of)) for item in task.arguments]
 
-    def _through_mpi(
-        self, program: list[str], placement: Placement, env: dict[str, str], folder: Path
-    ) -> dict[str, Any]:
+    def _mpi_chunk(self, task: ComputeTask, placement: Placement, extra: dict[str, Any]) -> Chunk:
+        """Return the launcher of an MPI task, run by the worker of its first rank."""
         found = mpi.launcher()
-        slots = [
-            ([self._node.cpu_of(core) for core in slot.cores], ",".join(map(str, slot.gpus)))
-            for slot in placement.slots
-        ]
-        variable = self._gpu_variable if self._node.shape.gpus else ""
+        slots = [self._rank_slot(slot) for slot in placement.slots]
+        run = f"{task.number}.{task.attempt}"
+        folder = Path(self._pools[placement.slots[0].node].folder, run)  # its worker makes and removes it
+        several = mpi.spans(slots)
+        if several:
+            extra["shared"] = str(self._context.run_dir.absolute() / "deploy" / f"mpi.{run}")
+        if task.executable is not None:
+            program = [task.executable, *self._words_of(task)]
+        else:
+            program = mpi_function.program(extra.get("shared", str(folder)))
+            extra |= {"payload": self._payload_of(task), "ranks": task.resources.ranks}
+        shape = self._nodes[placement.slots[0].node].shape
+        variable = GPU_VARIABLES[shape.gpu_vendor] if shape.gpus else ""
+        env = extra.get("env", {})
+        ssh = mpi.ssh_of_job(os.environ.get("PATH", os.defpath)) if several else ""
         sharing = placement.shared or self._context.allocation.oversubscribed
-        return {
-            "argv": mpi.command(found, program, slots, variable),
-            "env": {**mpi.environment(found, folder, yielding=sharing), **env},
-            "folder": str(folder),
-            "passes_warnings_on": True,
-        }
+        return self._lone(
+            task,
+            extra
+            | {
+                "argv": mpi.command(found, program, slots, variable, forwarded=env),
+                "env": {**mpi.environment(found, folder, yielding=sharing, ssh=ssh), **env},
+                "folder": str(folder),
+                "passes_warnings_on": True,
+            },
+        )
+
+    def _rank_slot(self, slot: Slot) -> mpi.RankSlot:
+        node = self._nodes[slot.node]
+        return mpi.RankSlot(node.name, [node.cpu_of(core) for core in slot.cores], ",".join(map(str, slot.gpus)))
 
     def _payload_of(self, task: ComputeTask) -> bytes:
         return pickle.dumps(
             {
                 "function": dump_function(task.function),
                 "arguments": pickle_arguments(task),
-                "sys_path": self._sys_path,
-                "campaign_file": self._campaign_file,
+                "sys_path": self._pools.sys_path,
+                "campaign_file": self._pools.campaign_file,
                 "cwd": task.options.cwd,
             }
         )
@@ -241,8 +223,3 @@ def _require_executable(task: ComputeTask, name: str) -> None:
     if not found:
         where = f"{name!r} is no executable file" if "/" in name else f"{name!r} is not on PATH"
         raise SpecError(f"task {task.uid}: {where}; give its full path, or load the module that has it")
-
-
-def _absolute_path() -> tuple[str, ...]:
-    """Return the import path, so that it holds in another folder too."""
-    return tuple(str(Path(entry or ".").resolve()) for entry in sys.path)

@@ -1,7 +1,8 @@
 """Started by `mpiexec` once per rank: binds this rank to its slot, then becomes the program.
 
-Runs as a script, isolated (`python -I -S`): only `os` and `sys`, a few milliseconds. Its arguments are the slots as
-`cpus:gpus` lists separated by `;`, the variable that makes GPUs visible, then the program.
+Runs as a script, isolated (`python -I -S`): only `os` and `sys`, a few milliseconds. Its arguments are the slots of all
+ranks, the variable that makes GPUs visible, then the program. Slots are `cpus:gpus` separated by `;` for a node, before
+it how many such nodes follow one another and `*`, and nodes are separated by `/`: `2*0,1:0;2,3:1` are four ranks.
 """
 
 import os
@@ -9,16 +10,26 @@ import sys
 
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID")
 """Where launchers tell the rank. Source: Open MPI 4.1 FAQ, MPICH Hydra wiki, srun(1); checked 2026-11."""
+PASSED = "RHAPSODY_PASSED_"
+"""How the variables of a task begin on their way to other nodes."""
+LOCAL_BASE = "OMPI_MCA_orte_local_tmpdir_base"
+"""Said to Open MPI 4's launcher, which hands it on to ranks beside what it has made of it; they refuse to have both."""
 
 
 def main() -> None:
     """Bind and become the program."""
     slots, gpu_variable, *program = sys.argv[1:]
+    os.environ.pop(LOCAL_BASE, None)
+    for name in [name for name in os.environ if name.startswith(PASSED)]:
+        os.environ[name[len(PASSED) :]] = os.environ.pop(name)
     found = [os.environ[name] for name in RANK_VARIABLES if name in os.environ]
     if not found:
         sys.exit(f"none of {', '.join(RANK_VARIABLES)} is set: the MPI launcher did not say which rank this is")
     rank = int(found[0])
-    parts = slots.split(";")
+    parts: list[str] = []
+    for nodes in slots.split("/"):
+        count, _, node = nodes.partition("*")
+        parts += node.split(";") * int(count)
     cpus, _, gpus = parts[rank].partition(":")
     os.sched_setaffinity(0, {int(cpu) for cpu in cpus.split(",")})
     os.environ["RHAPSODY_RANK"] = str(rank)

@@ -40,6 +40,7 @@ class Deployed(NamedTuple):
     """A pool on record.
 
     Attributes:
+        node: Name of the node in the allocation.
         host: Name of the machine.
         boot: Tells its boots apart.
         guardian: Process id of the guardian.
@@ -49,6 +50,7 @@ class Deployed(NamedTuple):
         mark: Its value.
     """
 
+    node: str
     host: str
     boot: str
     guardian: int
@@ -58,9 +60,9 @@ class Deployed(NamedTuple):
     mark: str
 
     @classmethod
-    def here(cls, guardian: int, folder: Path, mark: tuple[str, str]) -> Deployed:
+    def here(cls, node: str, guardian: int, folder: Path, mark: tuple[str, str]) -> Deployed:
         """Return the record of a pool on this machine."""
-        return cls(socket.gethostname(), boot_id(), guardian, started_at(guardian) or 0, str(folder), *mark)
+        return cls(node, socket.gethostname(), boot_id(), guardian, started_at(guardian) or 0, str(folder), *mark)
 
     @property
     def is_alive(self) -> bool:
@@ -73,9 +75,9 @@ def left_path(run_dir: Path, session: int, node: str) -> Path:
     return run_dir / "journal" / f"left.{session}.{quote(node, safe='')}"
 
 
-def record_path(run_dir: Path, session: int) -> Path:
-    """Return the file that says what a session has started."""
-    return run_dir / "deploy" / f"pool.{session}.json"
+def record_path(run_dir: Path, session: int, rank: int = 0) -> Path:
+    """Return the file that says what a session has started on a node of the allocation."""
+    return run_dir / "deploy" / (f"pool.{session}.{rank}.json" if rank else f"pool.{session}.json")
 
 
 def write_record(path: Path, deployed: Deployed) -> None:
@@ -91,11 +93,14 @@ def write_record(path: Path, deployed: Deployed) -> None:
         raise BackendError(f"what was started could not be put on record in {path}: {exc.strerror}") from exc
 
 
-def _read_record(path: Path) -> Deployed | None:
+def _record_paths(run_dir: Path, session: int) -> list[Path]:
+    first = record_path(run_dir, session)
+    return [path for path in (first, *sorted(first.parent.glob(f"pool.{session}.*.json"))) if path.exists()]
+
+
+def _read_record(path: Path) -> Deployed:
     try:
         return Deployed(**json.loads(path.read_text()))
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, TypeError) as exc:
         raise BackendError(
             f"{path}, which says what the session before had started, cannot be read: {exc}; make sure that nothing of"
@@ -104,7 +109,7 @@ def _read_record(path: Path) -> Deployed | None:
 
 
 async def recover(run_dir: Path, session: int) -> Aftermath:
-    """Clear away what a session's pool has left, and say what became of its attempts; see `Backend.recover`.
+    """Clear away what a session's pools have left, and say what became of its attempts; see `Backend.recover`.
 
     A pool on another machine can neither be watched nor ended from here: its guardian is given some seconds to write
     what its workers have noted, and to end them, which it does by itself.
@@ -112,16 +117,24 @@ async def recover(run_dir: Path, session: int) -> Aftermath:
     Raises:
         BackendError: Something of it is still there and cannot be ended.
     """
-    deployed = _read_record(record_path(run_dir, session))
-    if deployed is not None:
-        if deployed.host != socket.gethostname():
-            await _true_within(ELSEWHERE_LIMIT_S, lambda: bool(_left_paths(run_dir, session)))
-        else:
-            if deployed.boot == boot_id():
-                await _end(deployed)
-                shared_memory.sweep(Path(deployed.folder))
-            remove_dead_pool_folder(Path(deployed.folder))
-    return await _aftermath(run_dir, session)
+    elsewhere_until = time.monotonic() + ELSEWHERE_LIMIT_S
+    pools = [_read_record(path) for path in _record_paths(run_dir, session)]
+    for pool in pools:
+        await _clear(pool, left_path(run_dir, session, pool.node), elsewhere_until)
+    missing = [pool.node for pool in pools if not left_path(run_dir, session, pool.node).exists()]
+    aftermath = await _aftermath(run_dir, session)
+    return aftermath._replace(complete=aftermath.complete and not missing)
+
+
+async def _clear(deployed: Deployed, left: Path, elsewhere_until: float) -> None:
+    """Wait until a pool has ended by itself; on this machine, end what is still there of it."""
+    if deployed.host != socket.gethostname():
+        await _true_within(elsewhere_until - time.monotonic(), left.exists)
+        return
+    if deployed.boot == boot_id():
+        await _end(deployed)
+        shared_memory.sweep(Path(deployed.folder))
+    remove_dead_pool_folder(Path(deployed.folder))
 
 
 async def _end(deployed: Deployed) -> None:

@@ -45,8 +45,13 @@ class Starter(Protocol):
         """
 
     @abstractmethod
-    def start(self, worker_id: int) -> None:
-        """Start a worker; it connects to the pool by itself."""
+    def start(self, worker_id: int, settled: int) -> None:
+        """Start a worker; it connects to the pool by itself.
+
+        Args:
+            worker_id: Of the new one.
+            settled: What the first so many workers that ended had noted may be forgotten: the journal has it.
+        """
 
     @abstractmethod
     def kill(self, worker_id: int) -> None:
@@ -71,8 +76,6 @@ class KeeperStarter:
 
     def __init__(self, left: Path | None = None) -> None:
         self._left = left
-        self._buried = 0
-        """Workers whose end was told, and settled by whoever listens."""
         self._socket: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._on_exit: Callable[[int, int], None] = lambda _worker, _code: None
@@ -114,13 +117,9 @@ class KeeperStarter:
         """Variable, and its value, that everything which descends from the keeper was started with."""
         return _MARK, self._mark
 
-    def start(self, worker_id: int) -> None:
-        """Start a worker; see `Starter.start`.
-
-        Workers are started for launches, and nothing is launched before the journal has all that was heard: so the
-        keeper may now forget what the workers had noted whose end was told before.
-        """
-        self._order("start", worker_id, self._buried)
+    def start(self, worker_id: int, settled: int) -> None:
+        """Start a worker; see `Starter.start`."""
+        self._order("start", worker_id, settled)
 
     def kill(self, worker_id: int) -> None:
         """End a worker; see `Starter.kill`."""
@@ -154,7 +153,6 @@ class KeeperStarter:
         if kind == "exit":
             worker_id, code = rest
             self._on_exit(worker_id, code)
-            self._buried += 1
 
     def _lose(self) -> None:
         self._hang_up()
@@ -183,7 +181,7 @@ class KeeperStarter:
         self._hang_up()  # its sign to end everything: it does so even if this call is cancelled now
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
-            await _exited(process)
+            await exited(process)
 
 
 class GuardianStarter(KeeperStarter):
@@ -193,7 +191,8 @@ class GuardianStarter(KeeperStarter):
     _module = "rhapsody.backends.guardian"
 
 
-async def _exited(process: subprocess.Popen[bytes]) -> None:
+async def exited(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has ended; after `END_LIMIT_S` it is killed."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     descriptor = os.pidfd_open(process.pid)

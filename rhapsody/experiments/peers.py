@@ -5,19 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import select
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from rhapsody.backends.dragon import surroundings
 from rhapsody.errors import BackendError
+from rhapsody.experiments.leftovers import RunningScript
 from rhapsody.experiments.peer_scripts import members
 from rhapsody.experiments.peer_scripts.measure import Order, Report
 
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 BUILD_DEADLINE_S = 1800.0
-GRACE_S = 10.0
 _LAST_LINES = 15
-_POLL_S = 0.05
 
 
 def environments_folder() -> Path:
@@ -79,14 +76,37 @@ def _build(env: Path, requirements: Path) -> None:
             )
 
 
-def run(python: Path, script: Path, order: Order, deadline_s: float) -> tuple[Report, list[str]]:
-    """Run a script in a fresh process and return its report, and what of the run had to be ended afterwards.
+class Launch(NamedTuple):
+    """How a script is started.
 
-    However this ends, no process of the run is left, daemons included, and nothing in its scratch folder.
-
-    Args:
+    Attributes:
         python: Interpreter with what the script imports.
         script: A file beside `measure.py`.
+        over_dragon: Whether it runs inside Dragon, on this node.
+        kept: Beginnings of variables of ours that it gets nevertheless.
+    """
+
+    python: Path
+    script: Path
+    over_dragon: bool = False
+    kept: tuple[str, ...] = ()
+
+    @property
+    def command(self) -> list[str]:
+        """The words before the order."""
+        if self.over_dragon:
+            return [str(self.python.parent / "dragon"), "-s", str(self.script)]
+        return [str(self.python), str(self.script)]
+
+
+def run(launch: Launch, order: Order, deadline_s: float) -> tuple[Report, list[str]]:
+    """Run a script in a fresh process and return its report, and what of the run had to be ended afterwards.
+
+    However this ends, no process of the run is left, daemons included, and nothing in its scratch folder or in shared
+    memory.
+
+    Args:
+        launch: What is started.
         order: What to do; `scratch` and `result` are filled in here.
         deadline_s: Seconds after which the run is ended.
 
@@ -98,100 +118,56 @@ def run(python: Path, script: Path, order: Order, deadline_s: float) -> tuple[Re
         output = Path(scratch, "output.txt")
         order = replace(order, scratch=scratch, result=str(result))
         mark = uuid.uuid4().hex
-        command = [str(python), str(script), order.as_json()]
+        environment = _environment(launch, scratch, mark)
         with output.open("wb") as stream:
             process = subprocess.Popen(  # noqa: S603 - our own scripts
-                command,
+                [*launch.command, order.as_json()],
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 cwd=scratch,
-                env=_environment(python, scratch, mark),
+                env=environment,
                 start_new_session=True,
             )
-        ended = False
+        running = RunningScript(process, mark)
+        in_time = False
         try:
-            ended = _has_ended(process, within_s=deadline_s)
+            in_time = running.wait(result, deadline_s)
         finally:
-            left = _end(process, mark)
-        if not ended:
+            left = running.end(Path(scratch))
+        name = launch.script.name
+        if not in_time:
+            raise BackendError(f"{name}: not done within {deadline_s:g} s, so it was ended.\n{_last_lines_of(output)}")
+        if (running.ended_itself and process.returncode) or not result.exists():
             raise BackendError(
-                f"{script.name}: not done within {deadline_s:g} s, so it was ended.\n{_last_lines_of(output)}"
-            )
-        if process.returncode or not result.exists():
-            raise BackendError(
-                f"{script.name}: exit code {process.returncode}"
+                f"{name}: exit code {process.returncode}"
                 f"{'' if result.exists() else ', no report'}.\n{_last_lines_of(output)}"
             )
         return Report(**json.loads(result.read_text())), left
 
 
-def _environment(python: Path, scratch: str, mark: str) -> dict[str, str]:
+def _environment(launch: Launch, scratch: str, mark: str) -> dict[str, str]:
     """Return the variables of a run: the user's, less those that would change what is measured."""
     dropped = ("PYTHON", "RHAPSODY_", "RAY_", "DASK_", "PARSL_")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(dropped) and name != "VIRTUAL_ENV"}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(launch.kept) or (not name.startswith(dropped) and name != "VIRTUAL_ENV")
+    }
     env |= {
         members.MARK_VARIABLE: mark,
-        "PATH": f"{python.parent}:{os.environ.get('PATH', os.defpath)}",
+        "PATH": f"{launch.python.parent}:{os.environ.get('PATH', os.defpath)}",
         "TMPDIR": scratch,
         "DO_NOT_TRACK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
     }
-    if python == Path(sys.executable):
+    if launch.over_dragon:
+        env |= surroundings.variables(surroundings.free_shared_memory(), len(os.sched_getaffinity(0)), env)
+    if launch.python == Path(sys.executable):
         env["PYTHONPATH"] = str(HERE.parents[1])  # this very package, also from a checkout that is not installed
     return env
-
-
-def _has_ended(process: subprocess.Popen[bytes], *, within_s: float) -> bool:
-    """Return whether a process ends in time, without waiting for it: so its number stays taken."""
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        return bool(select.select([descriptor], [], [], within_s)[0])
-    finally:
-        os.close(descriptor)
-
-
-def _end(process: subprocess.Popen[bytes], mark: str) -> list[str]:
-    """End what is left of a run: the leader by request first, everything else when it does not end by itself.
-
-    Returns:
-        The processes that outlived the time of grace.
-    """
-    if not _has_ended(process, within_s=0):
-        process.send_signal(signal.SIGTERM)
-    give_up = time.monotonic() + GRACE_S
-    while time.monotonic() < give_up and _living(process, mark):
-        time.sleep(_POLL_S)
-    left: dict[int, str] = {}
-    while there := _living(process, mark):
-        for pid in there:
-            left.setdefault(pid, _describe(pid))
-            _kill(pid)
-        time.sleep(_POLL_S)
-    process.wait()
-    return list(left.values())
-
-
-def _living(process: subprocess.Popen[bytes], mark: str) -> list[int]:
-    found = [member.pid for member in members.find(mark, process.pid) if member.state != "Z"]
-    return found if _has_ended(process, within_s=0) else [process.pid, *found]
-
-
-def _describe(pid: int) -> str:
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:  # it has just ended
-        command = "?"
-    return f"process {pid}: {command[:120]}"
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:  # it has just ended
-        return
 
 
 @contextmanager

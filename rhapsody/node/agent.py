@@ -14,6 +14,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from rhapsody.node import credentials
 from rhapsody.node.children import Nursery
 from rhapsody.node.commands import Commands, raise_limits
@@ -23,7 +25,7 @@ from rhapsody.node.identity import environment_of_commands
 from rhapsody.node.leader import Leader
 from rhapsody.node.listener import Listener
 from rhapsody.node.messages import Host, render_hosts
-from rhapsody.node.private_folder import FOLDER, MARK, SAME_ON_ALL, PrivateFolder
+from rhapsody.node.private_folder import FOLDER, MARK, NODES, SAME_ON_ALL, PrivateFolder
 from rhapsody.node.processes import end_children, end_marked
 from rhapsody.node.protocol import Kind, ProtocolError
 from rhapsody.node.traces import Traces, sweep, watched_folders
@@ -173,6 +175,7 @@ class Agent:
         ordered = [self._hosts[rank] for rank in sorted(self._hosts)]
         text = render_hosts(ordered, self._plan.place.rank, leader)
         write_whole(self._folder.path / "hosts", text.encode())
+        write_whole(self._folder.path / NODES, msgspec.json.encode(ordered))
         write_whole(self._folder.path / "hostfile", "".join(f"{host.name}\n" for host in ordered).encode())
 
     def _trust(self, trusted: Credentials) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import msgspec
 
 from rhapsody.errors import BackendError, SpecError
-from rhapsody.node import credentials
+from rhapsody.node import credentials, machine
 from rhapsody.node.connection import Connection, ConnectionLost
 from rhapsody.node.messages import Host, Join, Meeting, unpack_hosts
 from rhapsody.node.protocol import RETURN_LIMIT_S, SILENCE_LIMIT_S, Kind, ProtocolError, hello
@@ -94,7 +94,8 @@ class Follower:
     ) -> None:
         self._plan = plan
         self._rendezvous = Rendezvous.of(plan)
-        self._join = Join(plan.place.rank, plan.place.nodes, plan.job, secrets.token_hex(8), plan.names, port)
+        place, life = plan.place, secrets.token_hex(8)
+        self._join = Join(place.rank, place.nodes, plan.job, life, plan.names, port, machine.look())
         self._on_trusted = on_trusted
         self._on_hosts = on_hosts
         self._say = say

@@ -153,7 +153,7 @@ class Hub:
             if known is not None and not known.is_lost:
                 self._lose(known, "another agent was started in its place")
             address = "" if connection.peer in {_OWN, "::1"} else connection.peer
-            host = Host(join.rank, join.names[0], join.names, address, join.port)
+            host = Host(join.rank, join.names[0], join.names, address, join.port, join.machine)
             member = self._members[join.rank] = Member(join, host, connection)
             self._events.write("joined", join.rank, host.name)
             if self._is_complete:

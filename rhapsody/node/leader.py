@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rhapsody.errors import BackendError, SpecError
-from rhapsody.node import credentials
+from rhapsody.node import credentials, machine
 from rhapsody.node.events import EventLog
 from rhapsody.node.files import write_whole
 from rhapsody.node.hub import Hub
@@ -59,7 +59,7 @@ class Leader:
         self._session: Child | None = None
         self._credentials = plan.folder / "credentials"
         self._meeting = plan.folder / "0.json"
-        own = Host(0, plan.names[0], plan.names, "", port)
+        own = Host(0, plan.names[0], plan.names, "", port, machine.look())
         try:
             for folder in (plan.run_dir, plan.folder.parent, plan.folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)

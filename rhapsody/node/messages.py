@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from rhapsody.node.machine import Machine
 from rhapsody.node.protocol import ProtocolError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Host(msgspec.Struct, frozen=True):
         names: Under which it is found besides.
         address: As rank 0 sees it; empty for rank 0's own machine.
         port: Where its agent listens.
+        machine: What it offers.
     """
 
     rank: int
@@ -31,6 +33,7 @@ class Host(msgspec.Struct, frozen=True):
     names: tuple[str, ...]
     address: str
     port: int
+    machine: Machine
 
 
 class Join(msgspec.Struct, frozen=True):
@@ -43,6 +46,7 @@ class Join(msgspec.Struct, frozen=True):
         life: Random; another one under the same rank was started anew.
         names: Of its node, the best first.
         port: Where it listens.
+        machine: What its node offers.
     """
 
     rank: int
@@ -51,6 +55,7 @@ class Join(msgspec.Struct, frozen=True):
     life: str
     names: tuple[str, ...]
     port: int
+    machine: Machine
 
 
 class Meeting(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""What an allocation could hold if all of it were free, and the words for what it cannot."""
+"""What an allocation could hold if all that is left of it were free, and the words for what it cannot."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import ByteSize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from rhapsody.model.allocation import Allocation, NodeShape
     from rhapsody.model.resources import Resources
@@ -21,21 +21,49 @@ class _Group(NamedTuple):
     size: int
 
 
+_NAMED = 3
+"""Of more nodes than this, only so many are named."""
+
+
 class Capacity:
     """Answers whether a request could ever fit.
 
     Args:
         allocation: The nodes.
+
+    Attributes:
+        lost: Indices of the nodes that are gone.
+        loss: What errors say of these; empty while there are none.
     """
 
     def __init__(self, allocation: Allocation) -> None:
         self._nodes = allocation.nodes
+        self.lost: frozenset[int] = frozenset()
+        self.loss = ""
+        self._groups = self._grouped()
+
+    def _grouped(self) -> list[_Group]:
         counts: dict[NodeShape, int] = {}
         names: dict[NodeShape, str] = {}
-        for node in allocation.nodes:
-            counts[node.shape] = counts.get(node.shape, 0) + 1
-            names.setdefault(node.shape, node.name)
-        self._groups = [_Group(shape, names[shape], count) for shape, count in counts.items()]
+        for index, node in enumerate(self._nodes):
+            if index not in self.lost:
+                counts[node.shape] = counts.get(node.shape, 0) + 1
+                names.setdefault(node.shape, node.name)
+        return [_Group(shape, names[shape], count) for shape, count in counts.items()]
+
+    def withdraw(self, nodes: Collection[int]) -> None:
+        """Count on some nodes no more."""
+        self.lost = self.lost.union(nodes)
+        self.loss = f"; {self.names_lost(sorted(self.lost))}"
+        self._groups = self._grouped()
+
+    def names_lost(self, nodes: Sequence[int]) -> str:
+        """Return the words that some nodes are lost, with their names; at least one node."""
+        names = [self._nodes[node].name for node in nodes[:_NAMED]]
+        if len(nodes) > _NAMED:
+            names.append(f"{len(nodes) - _NAMED} more")
+        listed = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
+        return f"{listed} {'is' if len(nodes) == 1 else 'are'} lost"
 
     def refusal(self, request: Resources, *, wrapping: bool) -> str | None:
         """Return why a request can never fit, or None if it can.
@@ -44,6 +72,8 @@ class Capacity:
             request: What is asked for.
             wrapping: Whether ranks may share cores with each other, so that only one rank's cores must fit a node.
         """
+        if not self._groups:
+            return f"asked for {request}; no node is left"
         per_rank = _too_few_cores, _too_few_gpus, _too_little_memory
         for reason in per_rank:
             text = reason(request, self._groups)
@@ -54,11 +84,12 @@ class Capacity:
         return self._too_few_in_all(request, wrapping=wrapping)
 
     def holds(self, request: Resources, *, wrapping: bool, within: Iterable[int] | None = None) -> bool:
-        """Return whether all ranks would fit if everything, or the nodes `within`, were free."""
+        """Return whether all ranks would fit if all that is left, of the nodes `within` if given, were free."""
         if within is None:
             room = sum(group.size * ranks_on(group.shape, request, wrapping=wrapping) for group in self._groups)
         else:
-            room = sum(ranks_on(self._nodes[node].shape, request, wrapping=wrapping) for node in within)
+            left = (self._nodes[node].shape for node in within if node not in self.lost)
+            room = sum(ranks_on(shape, request, wrapping=wrapping) for shape in left)
         return room >= request.ranks
 
     def _too_few_in_all(self, request: Resources, *, wrapping: bool) -> str | None:

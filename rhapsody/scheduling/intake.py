@@ -15,7 +15,7 @@ from rhapsody.scheduling.graph import dependencies_of, has_arguments, require_ac
 from rhapsody.scheduling.placement import PLACEMENT_POLICIES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from rhapsody.abc import Backend, Recalled, RetryPolicy
     from rhapsody.scheduling.mapper import Mapper
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SLICE = 2048
 """Tasks that are taken in before the event loop gets its turn."""
 NEW = State.NEW
+_UNDER_WAY = frozenset({State.PLACED, State.RUNNING})
 _POLICIES_KEPT = 4096
 _KINDS = frozenset({ComputeTask, ArrayTask})
 
@@ -71,6 +72,24 @@ class Intake:
         self.uids: set[str] = set()
         """Given uids of all tasks that were accepted, ended ones too."""
         self._check_policy(policy, "the session's policy")
+
+    def forget_what_fits(self) -> None:
+        """Look anew at what the next submission asks for: less can be had than before."""
+        self._usual = None
+
+    def unfit(self, tasks: Iterable[Task]) -> Iterator[tuple[Task, str]]:
+        """Yield tasks that fit no more, each with the reason; of those under way, array tasks only: items may wait."""
+        last: tuple[Resources, Policy | None] | None = None
+        refusal: str | None = None
+        for task in tasks:
+            if task.state in _UNDER_WAY and not isinstance(task, ArrayTask):
+                continue
+            asked = task.resources, task.options.policy
+            if last is None or asked[0] is not last[0] or asked[1] is not last[1]:
+                refusal = self._mapper.refusal(task.resources, self.policy_of(task))
+                last = asked
+            if refusal is not None:
+                yield task, refusal
 
     def policy_of(self, task: Task) -> Policy:
         """Return the task's policy with what it leaves open taken from the session's."""

@@ -3,6 +3,9 @@
 Cores come in two layers. A core can be held by one ordinary task, and besides by one task whose policy says
 `oversubscribe`. The second layer is built when the first such task comes; until then nobody pays for it. From then on
 both kinds prefer cores that are free in both layers.
+
+A node that was withdrawn looks like one that is full for ever: nothing that places has to know of it. What is released
+there stays taken.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from rhapsody.scheduling.nodes import FreeLayer, Grid, Layer
 from rhapsody.scheduling.placement import DEFAULT_PLACEMENT, choose_nodes, placement_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from rhapsody.model.allocation import Allocation, NodeShape
     from rhapsody.model.policy import Policy
@@ -42,6 +45,9 @@ class Mapper:
 
     Args:
         allocation: The nodes; all of them are free at first.
+
+    Attributes:
+        lost: Indices of the nodes that were withdrawn.
     """
 
     def __init__(self, allocation: Allocation) -> None:
@@ -60,10 +66,18 @@ class Mapper:
         self._one_core = self._grid.levels(SERIAL)[0]
         self._core_step = self._grid.core_step
         self._nodes_held: set[int] = set()
+        self._is_plain = True
+        """Whether there is but one layer, and no node was withdrawn: then a core is released in a quick way."""
+        self.lost: frozenset[int] = frozenset()
+
+    @property
+    def nodes_left(self) -> int:
+        """Nodes that were not withdrawn."""
+        return len(self._shapes) - len(self.lost)
 
     @property
     def usable_cores(self) -> int:
-        """Cores that tasks can get, over all nodes."""
+        """Cores that tasks can get, over all nodes that are left."""
         return self._usable_cores
 
     @property
@@ -77,22 +91,32 @@ class Mapper:
         return self._free_gpus
 
     def check(self, request: Resources, policy: Policy) -> None:
-        """Refuse a request that could not be placed even if all nodes were free.
+        """Refuse a request that could not be placed even if all nodes that are left were free.
 
         A user's placement policy is taken to be able to place what fits.
 
         Raises:
             SpecError: It can never fit, or its placement policy has an unknown name.
         """
-        key = (request, policy.oversubscribe)
+        self._require_fitting(request, wrapping=policy.oversubscribe)
+        placement_policy(policy.placement)
+
+    def refusal(self, request: Resources, policy: Policy) -> str | None:
+        """Return why a request could not be placed even if all nodes that are left were free, or None if it could."""
+        return self._verdict(request, wrapping=policy.oversubscribe)
+
+    def _verdict(self, request: Resources, *, wrapping: bool) -> str | None:
+        key = (request, wrapping)
         if key not in self._verdicts:
             if len(self._verdicts) >= _MOST_CHECKED:
                 self._verdicts.clear()
-            self._verdicts[key] = self._capacity.refusal(request, wrapping=policy.oversubscribe)
-        refusal = self._verdicts[key]
+            self._verdicts[key] = self._capacity.refusal(request, wrapping=wrapping)
+        return self._verdicts[key]
+
+    def _require_fitting(self, request: Resources, *, wrapping: bool) -> None:
+        refusal = self._verdict(request, wrapping=wrapping)
         if refusal is not None:
-            raise SpecError(refusal)
-        placement_policy(policy.placement)
+            raise SpecError(f"{refusal}{self._capacity.loss}")
 
     def place(self, request: Resources, policy: Policy, within: Collection[int] | None = None) -> Placement | None:
         """Bind the ranks of a request to free cores and GPUs, or return None when it does not fit now.
@@ -102,12 +126,13 @@ class Mapper:
         waits until the second layer is all free, and its ranks share cores; placement policies are not asked.
 
         Args:
-            request: One that `check` accepted.
+            request: One that `check` accepted, perhaps before nodes were withdrawn.
             policy: `placement` and `oversubscribe` are followed.
             within: Indices of the only nodes that may be used; the time taken grows with them.
 
         Raises:
-            SpecError: It could never fit `within`, or a user's placement policy failed or chose wrongly.
+            SpecError: It could never fit `within`, or on the nodes that are left; or a user's placement policy failed
+                or chose wrongly.
         """
         placement = policy.placement
         if (
@@ -119,19 +144,23 @@ class Mapper:
         ):
             return self._place_one_core()
         found = self._find(request, policy, within)
-        if (
-            found is None
-            and within is not None
-            and not self._capacity.holds(request, wrapping=policy.oversubscribe, within=within)
-        ):
-            raise SpecError(
-                f"asked for {request} on the nodes of another task; those {len(within)} cannot hold it even when all"
-                " free; ask for less, or leave Policy.colocate_with out"
-            )
+        if found is None:
+            self._require_possible(request, policy, within)
         return found
 
+    def _require_possible(self, request: Resources, policy: Policy, within: Collection[int] | None) -> None:
+        """Refuse what did not fit now and never will."""
+        if self.lost:
+            self._require_fitting(request, wrapping=policy.oversubscribe)
+        if within is None or self._capacity.holds(request, wrapping=policy.oversubscribe, within=within):
+            return
+        raise SpecError(
+            f"asked for {request} on the nodes of another task; those {len(within)} cannot hold it even when all"
+            f" free; ask for less, or leave Policy.colocate_with out{self._capacity.loss}"
+        )
+
     def release(self, placement: Placement) -> None:
-        """Free what `place` bound.
+        """Free what `place` bound, but for what lies on nodes that were withdrawn.
 
         Raises:
             RuntimeError: It is not held: it was released before, or comes from elsewhere.
@@ -142,19 +171,52 @@ class Mapper:
         slots = placement.slots
         if placement.nodes_held:
             for node in placement.nodes_held:
-                self._set_whole(node, free=True)
-        elif len(slots) == 1 and self._shared is None and not slots[0].gpus and not placement.memory_bytes:
+                if node not in self.lost:
+                    self._set_whole(node, free=True)
+        elif len(slots) == 1 and self._is_plain and not slots[0].gpus and not placement.memory_bytes:
             self._release_cores(slots[0])
         else:
             own = self._shared if placement.shared and self._shared is not None else self._ordinary
             for node, ranks, cores, gpus in _by_node(slots):
-                self._flip(node, own, cores, gpus, ranks * placement.memory_bytes)
+                if node not in self.lost:
+                    self._flip(node, own, cores, gpus, ranks * placement.memory_bytes)
+
+    def withdraw(self, nodes: Iterable[int]) -> list[int]:
+        """Place nothing on some nodes from now on, for good; what is held there may still be released.
+
+        Args:
+            nodes: Indices in the allocation.
+
+        Returns:
+            Those that were not withdrawn before, ascending.
+        """
+        fresh = sorted(set(nodes) - self.lost)
+        for node in fresh:
+            self._usable_cores -= self._shapes[node].usable_cores
+            self._free_gpus -= self._gpus[node].bit_count()
+            self._gpus[node] = self._memory[node] = 0
+            for layer in (self._ordinary, self._shared, self._both):
+                if layer is not None:
+                    layer.set_free(node, 0)
+        if fresh:
+            self._capacity.withdraw(fresh)
+            self.lost = self._capacity.lost
+            self._nodes_held -= self.lost
+            self._is_plain = False
+            self._verdicts.clear()
+        return fresh
+
+    def names_lost(self, nodes: Sequence[int]) -> str:
+        """Return the words that some nodes are lost, with their names; at least one node."""
+        return self._capacity.names_lost(nodes)
 
     def _place_one_core(self) -> Placement | None:
         """Place one core on the fullest node: what `_find` would do, for the request that comes a million times."""
         layer = self._ordinary
         hits = layer.occupied & self._one_core
         if not hits:
+            if self.lost:
+                self._require_fitting(SERIAL, wrapping=False)
             return None
         state = (hits & -hits).bit_length() - 1
         node = layer.buckets[state][-1]
@@ -212,6 +274,8 @@ class Mapper:
         """Give the ranks to all nodes in turn, a node's worth of cores at a time, and wrap them around its cores."""
         room: dict[int, int] = {}
         for node in range(len(self._shapes)) if within is None else sorted(within):
+            if node in self.lost:
+                continue
             if ranks_on(self._shapes[node], request, wrapping=True):
                 if own.free[node] != self._topologies[node].cores:
                     return None
@@ -279,7 +343,8 @@ class Mapper:
     def _share(self) -> Layer:
         """Return the layer of oversubscribing tasks, built at the first call."""
         if self._shared is None:
-            held = self._nodes_held
+            held = self._nodes_held | self.lost
+            self._is_plain = False
             free = [0 if node in held else topology.cores for node, topology in enumerate(self._topologies)]
             self._both = self._layer(list(self._ordinary.free))
             self._shared = self._layer(free)

@@ -83,7 +83,8 @@ class Placer:
         self._lines: dict[int, Line] = {}
         """Line of each array task."""
         self._sharing = False
-        self._patience = 2 * mapper.usable_cores + 16
+        self._patience = 0
+        self.nodes_changed()
         self.costs = Costs()
         self.arrays: dict[int, ArrayRun] = {}
         self.recalled: dict[int, RecalledItems] = {}
@@ -127,6 +128,10 @@ class Placer:
         if self.horizon is not None:
             self.horizon.close()
 
+    def nodes_changed(self) -> None:
+        """Work out anew what follows from the number of cores."""
+        self._patience = 2 * self._mapper.usable_cores + 16
+
     def leave(self, task: Task) -> None:
         """Forget an array task that has ended."""
         self.arrays.pop(task.number, None)
@@ -163,7 +168,7 @@ class Placer:
         blocked: Line | None = None
         while (line := self._queue.pop()) is not None:
             companion = self._companion_of(line)
-            if companion is not None and companion.lease is None:
+            if companion is not None and not self._is_placed(companion):
                 followers.append((line, companion))
                 continue
             launched = self._place(line)
@@ -180,7 +185,7 @@ class Placer:
                 break
         for line in (*kept, *(line for line, _ in followers)):
             self._queue.push(line)
-        return any(companion.lease is not None for _, companion in followers)
+        return any(self._is_placed(companion) for _, companion in followers)
 
     def _delays(self, blocked: Line, line: Line) -> bool:
         """Return whether what a line takes may be what a blocked one waits for: CPU tasks take no GPUs."""
@@ -233,6 +238,14 @@ class Placer:
         companion = line.key.policy.colocate_with
         return None if companion is None or companion.is_final or companion is line.tasks[0] else companion
 
+    def _is_placed(self, companion: Task) -> bool:
+        """Return whether a task has nodes to share: it has not when one of them is lost, until it is tried again."""
+        return companion.lease is not None and not self._is_lost(companion.lease)
+
+    def _is_lost(self, lease: Lease) -> bool:
+        lost = self._mapper.lost
+        return bool(lost) and not lost.isdisjoint(slot.node for slot in lease.placement.slots)
+
     def _placement_for(self, line: Line) -> Placement | None:
         companion = self._companion_of(line)
         within = companion.lease.placement.nodes if companion is not None else None
@@ -271,7 +284,7 @@ class Placer:
             self.horizon.look(self._queue)
         for lease in leases:
             lease.hungry = False
-            may_go_on = not self.paused and self._queue.is_next(lease.line)
+            may_go_on = not self.paused and self._queue.is_next(lease.line) and not self._is_lost(lease)
             if not (may_go_on and self._sent_more(lease)) and lease.open == 0:
                 self._mapper.release(lease.placement)
 

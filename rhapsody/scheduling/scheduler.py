@@ -19,6 +19,7 @@ from rhapsody.model.task import ComputeTask, Task
 from rhapsody.scheduling.graph import failure_by, link, tell_dependents
 from rhapsody.scheduling.horizon import Horizon
 from rhapsody.scheduling.intake import SLICE, Intake, Plan
+from rhapsody.scheduling.items import Items, Ledger
 from rhapsody.scheduling.outbox import Outbox
 from rhapsody.scheduling.placer import Lease, Placer
 from rhapsody.scheduling.resumption import recall, take_over
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
     from rhapsody.abc import Backend, EventSink, History, Recalled, Report
     from rhapsody.model.policy import Policy
-    from rhapsody.scheduling.arrays import ArrayRun
     from rhapsody.scheduling.mapper import Mapper
 
 WAITING, READY, PLACED, RUNNING = State.WAITING, State.READY, State.PLACED, State.RUNNING
@@ -82,6 +82,7 @@ class Scheduler:
         self.on_failure: Callable[[Task], object] = lambda _task: None
         """Called with each task that ended FAILED or UNKNOWN."""
         self._placer = Placer(mapper, self._intake, self.counts, self._refuse)
+        self._items = Items(self._placer, sink, clock, Ledger(self.running, self._move, self._end, self._cycle))
 
     @property
     def tasks(self) -> list[Task]:
@@ -190,18 +191,18 @@ class Scheduler:
         self._move(sum(map(_weight, tasks)), WAITING, READY)
         for task in tasks:
             if type(task) is ArrayTask:
-                run = self._placer.arrays[task.number]
-                for state, count in run.recalled.items():
-                    self._move(count, READY, state)
-                if not run.has_more:
-                    self._go_on_with(task)
+                self._items.queued(task)
 
     def _refuse(self, task: Task, exc: Exception) -> None:
-        """Fail a task that a user's policy cannot place."""
-        failure = Failure(Cause.LAUNCH, f"it could not be placed: {type(exc).__name__}: {exc}", exc)
-        if isinstance(task, ArrayTask):
-            self._move(self._placer.arrays[task.number].refuse(failure), READY, FAILED)
-            self._go_on_with(task)
+        """Fail a task that a user's policy cannot place, or that fits no more."""
+        self._fail_unplaced(task, f"it could not be placed: {type(exc).__name__}: {exc}", exc)
+
+    def _fail_unplaced(self, task: Task, why: str, exc: Exception | None = None) -> None:
+        """Fail a task that is not launched; of an array task, the items that are not."""
+        failure = Failure(Cause.LAUNCH, why, exc)
+        run = self._items.run_of(task)
+        if run is not None:
+            self._items.refuse(run, failure)
         else:
             self._end(task, FAILED, self._clock(), failure)
 
@@ -259,7 +260,7 @@ class Scheduler:
     def _hear_other(self, task: Task, report: Report, hungry: list[Lease]) -> None:
         """Take whatever is not the plain end of a plain task."""
         if isinstance(task, ArrayTask):
-            self._hear_items(task, report, hungry)
+            self._items.hear(task, report, hungry)
         elif task.attempt != report.attempt or task.state not in (PLACED, RUNNING):
             return  # fenced: not the current attempt
         elif report.state is RUNNING:
@@ -332,65 +333,34 @@ class Scheduler:
             self._make_ready([task], self._clock())
             self._cycle()
 
-    def _hear_items(self, task: ArrayTask, report: Report, hungry: list[Lease]) -> None:
-        run = self._placer.arrays.get(task.number)
-        if run is None or report.items is None or report.attempt not in run.attempts():
-            return  # fenced
-        if task.state is PLACED and report.started_ns:
-            task.state = RUNNING
-            self.running[task.number] = task
-        first, stop = report.items
-        before = task.settled
-        task.attempt = report.attempt
-        state = CANCELED if report.state is READY and run.canceled else report.state
-        lease, again = run.hear(report, self._placer.costs)
-        moment = report.ended_ns or report.started_ns or self._clock()
-        detail = report.failure.message if report.failure is not None else ""
-        self._sink.items_entered(state, task, report.items, moment, detail)
-        if state is READY:
-            self._move(stop - first, PLACED, READY)
-        elif state is not RUNNING:
-            self._move(task.settled - before, PLACED, state)
-        for start, end, delay_s in again:
-            self._move(end - start, PLACED, WAITING)
-            asyncio.get_running_loop().call_later(delay_s, self._wake_items, task, (start, end))
-        if lease is not None:
-            lease.left(hungry)
-        self._go_on_with(task)
-
-    def _wake_items(self, task: ArrayTask, items: tuple[int, int]) -> None:
-        run = self._placer.arrays.get(task.number)
-        if run is not None and not run.canceled:
-            run.again(*items)
-            self._move(items[1] - items[0], WAITING, READY)
-            self._go_on_with(task)
-            self._cycle()
-
-    def _go_on_with(self, task: ArrayTask) -> None:
-        """Queue an array task that has items left; end one that has none."""
-        run = self._placer.arrays[task.number]
-        if self._closed and run.has_more:
-            self._drop_items(run, CANCELED)
-        if run.is_over:
-            state, failure = run.outcome()
-            self._end(task, state, self._clock(), failure)
-        elif run.has_more:
-            self._placer.join_items(task)
-
-    def _drop_items(self, run: ArrayRun, state: State) -> None:
-        """Launch no more of an array task; its items that were not launched end in this state."""
-        ready, delayed = run.cancel()
-        self._move(ready, READY, state)
-        self._move(delayed, WAITING, state)
-
     def broken(self, reason: str) -> None:
         """Fail everything: the runtime is gone; see `rhapsody.abc.Listener`."""
         self._closed = f"backend {self._backend.name} is gone: {reason}"
-        self._gone = True
+        self._gone = self._items.closed = True
         self._notify(self._closed)
         self._outbox.launches = []
         for task in self.tasks:
             self._end(task, FAILED, self._clock(), Failure(Cause.LAUNCH, self._closed))
+        self._cycle()
+
+    def nodes_lost(self, nodes: Sequence[int], reason: str) -> None:
+        """Go on with the nodes that are left; fail what fits no more; see `rhapsody.abc.Listener`."""
+        fresh = self._mapper.withdraw(nodes)
+        if not fresh or self._gone:
+            return
+        if not self._mapper.nodes_left:
+            self.broken(f"all its nodes are lost ({reason})")
+            return
+        self._intake.forget_what_fits()
+        self._placer.nodes_changed()
+        loss = f"{self._mapper.names_lost(fresh)} ({reason})"
+        left, cores = self._mapper.nodes_left, self._mapper.usable_cores
+        self._notify(
+            f"{loss}; {left} {'node' if left == 1 else 'nodes'} with {cores} {'core' if cores == 1 else 'cores'}"
+            f" {'is' if left == 1 else 'are'} left"
+        )
+        for task, refusal in list(self._intake.unfit(self._live.values())):
+            self._fail_unplaced(task, f"it fits no more since {loss}: {refusal}")
         self._cycle()
 
     # Ending
@@ -399,9 +369,9 @@ class Scheduler:
         """Settle one task, and those that depend on it."""
         if self._live.pop(task.number, None) is None:
             return
-        run = self._placer.arrays.get(task.number)
-        if isinstance(task, ArrayTask) and run is not None:
-            self._drop_items(run, state)
+        run = self._items.run_of(task)
+        if run is not None:
+            self._items.drop(run, state)
             self._placer.leave(task)
         else:
             self._move(_weight(task), task.state, state)
@@ -439,11 +409,9 @@ class Scheduler:
         for task in tasks:
             if task.number not in self._live:
                 continue
-            run = self._placer.arrays.get(task.number)
-            if isinstance(task, ArrayTask) and run is not None:
-                self._drop_items(run, CANCELED)
-                attempts += [(task.number, attempt) for attempt in run.attempts()]
-                self._go_on_with(task)
+            run = self._items.run_of(task)
+            if run is not None:
+                attempts += self._items.cancel(run)
             elif task.state in (PLACED, RUNNING):
                 self._unwanted.add(task.number)
                 attempts.append((task.number, task.attempt))
@@ -457,8 +425,8 @@ class Scheduler:
         """Take and launch nothing more; what waits is cancelled, what runs goes on."""
         if not self._closed:
             self._closed = reason
-        for run in list(self._placer.arrays.values()):
-            self._go_on_with(run.task)  # of some nothing runs just now, so that no report would end them
+        self._items.closed = True
+        self._items.go_on_with_all()
         self.cancel([task for task in self.tasks if task.state in (WAITING, READY)], reason)
 
     def _cycle(self, hungry: Sequence[Lease] = ()) -> None:

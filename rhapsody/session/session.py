@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from rhapsody.abc import RunContext
-from rhapsody.backends.discover import local_allocation
+from rhapsody.backends.discover import find_allocation
 from rhapsody.errors import BackendError, SessionClosedError, SpecError, TaskError
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
@@ -93,7 +93,7 @@ class Session:
         if allocation is None:
             cores = cores if cores is not None else _count_from("RHAPSODY_CORES")
             gpus = gpus if gpus is not None else _count_from("RHAPSODY_GPUS")
-            allocation = local_allocation(cores, gpus)
+            allocation = find_allocation(cores, gpus)
         elif cores is not None or gpus is not None:
             raise SpecError("Session(allocation=…) says what exists; leave out cores and gpus")
         self.allocation = allocation

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from rhapsody.backends.dragon import surroundings
 from rhapsody.backends.dragon.frontend import Plan
 from rhapsody.backends.dragon.starter import DragonStarter
+from rhapsody.backends.node_pools import Runtime
 from rhapsody.backends.pool_backend import PoolBackend
+from rhapsody.errors import BackendError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rhapsody.abc import Listener, RunContext
 
 
@@ -32,7 +32,9 @@ class DragonBackend(PoolBackend):
         env = surroundings.variables(surroundings.free_shared_memory(), cpus, os.environ)
         node = context.allocation.nodes[0].name
         self._plan = Plan(log=str(context.logs / f"dragon-{node}.log"), env=env)
+        if len(context.allocation.nodes) > 1:
+            raise BackendError("TEMPORARY")
         await super().start(context, listener)
 
-    def _make_starter(self, left: Path) -> DragonStarter:
-        return DragonStarter(left, self._plan)
+    def _runtime(self) -> Runtime:
+        return Runtime(lambda left: DragonStarter(left, self._plan), "rhapsody.backends.dragon.executor")

@@ -45,6 +45,7 @@ class Order:
         scratch: Folder for whatever the system writes.
         runs_dir: Folder for journals: on the file system that results go to.
         result: File for the report.
+        allocation: File with the nodes to use, as JSON; empty for this node.
     """
 
     mode: str
@@ -55,6 +56,7 @@ class Order:
     scratch: str
     runs_dir: str
     result: str
+    allocation: str = ""
 
     def as_json(self) -> str:
         """Return the text that `read_order` reads."""
@@ -122,7 +124,10 @@ def write_report(order: Order, metrics: dict[str, float], *, version: str, waiti
     """Hand the report to whoever started this script."""
     if order.mode == "latency":
         waiting = "one at a time: make one, submit it, wait for that one"
-    Path(order.result).write_text(json.dumps(asdict(Report(metrics, version, waiting))))
+    result = Path(order.result)
+    unfinished = result.with_suffix(".part")  # who waits for it finds it whole
+    unfinished.write_text(json.dumps(asdict(Report(metrics, version, waiting))))
+    unfinished.rename(result)
 
 
 def latency_metrics(samples_s: Sequence[float]) -> dict[str, float]:

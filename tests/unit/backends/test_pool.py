@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from rhapsody.backends.member import Chunk, Lane
 from rhapsody.backends.packing import dump_function
-from rhapsody.backends.pool import Pool, PoolSettings
+from rhapsody.backends.pool import Pool
+from rhapsody.backends.pool_settings import PoolSettings
 from rhapsody.backends.starter import GuardianStarter
 from rhapsody.model.event import State
 

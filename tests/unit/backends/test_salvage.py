@@ -25,7 +25,8 @@ from rhapsody.backends import salvage, wire
 from rhapsody.backends.member import Chunk, Lane, Member
 from rhapsody.backends.notebook import NotedChunk, Notes, WorkerNotes, read_left, write_left
 from rhapsody.backends.packing import dump_function
-from rhapsody.backends.pool import Pool, PoolSettings
+from rhapsody.backends.pool import Pool
+from rhapsody.backends.pool_settings import PoolSettings
 from rhapsody.backends.starter import GuardianStarter
 from rhapsody.backends.worker import Worker
 from rhapsody.errors import BackendError
@@ -66,7 +67,7 @@ class Bench:
         self._ours.sendall(wire.frame(("define", 1, dump_function(function))))
 
     def feed(self, chunk: Chunk) -> None:
-        self._ours.sendall(self.member.take(chunk))
+        self._ours.sendall(self.member.take(chunk, self.member.read))
 
     def read(self, enough: int) -> list[Report]:
         """Read until so many reports have come."""
@@ -284,7 +285,7 @@ async def test_notes_without_a_record_are_read_all_the_same(tmp_path: Path) -> N
 
 
 def deployed(**changes: Any) -> salvage.Deployed:  # noqa: ANN401
-    here = salvage.Deployed.here(os.getpid(), Path("/nowhere"), ("SALVAGE_TEST", "nothing"))
+    here = salvage.Deployed.here("here", os.getpid(), Path("/nowhere"), ("SALVAGE_TEST", "nothing"))
     return here._replace(started=1, **changes)  # another process had our number
 
 

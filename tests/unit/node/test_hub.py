@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rhapsody.errors import BackendError
-from rhapsody.node import credentials, follower, hub
+from rhapsody.node import credentials, follower, hub, machine
 from rhapsody.node.children import Nursery
 from rhapsody.node.commands import Limits
 from rhapsody.node.events import EventLog
@@ -47,7 +47,7 @@ class RankZero:
         self.listener = Listener(0, self._handle, self.said.append)
         self.listener.trust(credentials.make(folder / "secret"))
         plan = Plan(folder, Place(0, nodes), ("alpha",), job="7")
-        own = Host(0, "alpha", ("alpha",), "", self.listener.port)
+        own = Host(0, "alpha", ("alpha",), "", self.listener.port, machine.look())
         self.hub = Hub(plan, own, self._events, lambda *_: None, self.said.append)
 
     async def _handle(self, connection: Connection, _kind: Kind, payload: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from rhapsody.node import machine
 from rhapsody.node.messages import Host, pack_hosts, parse_join, unpack_hosts
 from rhapsody.node.protocol import (
     HEADER_BYTES,
@@ -78,7 +79,7 @@ def test_what_is_no_stream_is_refused(stream: int) -> None:
 
 
 def test_nodes_travel_unharmed() -> None:
-    hosts = [Host(rank, f"n{rank}", (f"n{rank}", "x"), "10.0.0.1", 7000 + rank) for rank in range(3)]
+    hosts = [Host(rank, f"n{rank}", (f"n{rank}", "x"), "10.0.0.1", 7000 + rank, machine.look()) for rank in range(3)]
 
     assert unpack_hosts(pack_hosts(hosts)) == hosts
 

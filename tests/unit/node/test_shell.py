@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from rhapsody.node import machine
 from rhapsody.node.messages import Host, render_hosts
 from rhapsody.node.shell import Refusal, find_host, parse
 
 HOSTS = [
-    Host(0, "login1", ("login1", "login1.site.org"), "", 7000),
-    Host(1, "node1", ("node1", "node1.site.org"), "10.0.0.1", 7001),
-    Host(2, "node2", ("node2",), "10.0.0.2", 7002),
+    Host(0, "login1", ("login1", "login1.site.org"), "", 7000, machine.look()),
+    Host(1, "node1", ("node1", "node1.site.org"), "10.0.0.1", 7001, machine.look()),
+    Host(2, "node2", ("node2",), "10.0.0.2", 7002, machine.look()),
 ]
 
 # Source: Open MPI 4.1 and 5.0 (plm_rsh_module.c, plm_ssh_module.c), MPICH 4 (hydra/lib/tools/bootstrap/external),
@@ -87,14 +88,18 @@ def test_a_host_that_is_none_of_the_job_s_is_refused_with_those_that_are(host: s
 
 
 def test_of_many_nodes_the_first_are_named() -> None:
-    many = [Host(rank, f"n{rank}", (), "10.0.0.1", 1) for rank in range(20)]
+    many = [Host(rank, f"n{rank}", (), "10.0.0.1", 1, machine.look()) for rank in range(20)]
 
     with pytest.raises(Refusal, match=r"its nodes are n0, n1, .*n7 and 12 more"):
         find_host(render_hosts(many, own_rank=0, leader=""), "x")
 
 
 def test_a_name_given_twice_is_the_lower_rank_s_and_names_come_before_ranks() -> None:
-    hosts = [Host(0, "a", (), "10.0.0.1", 1), Host(1, "a", (), "10.0.0.2", 2), Host(2, "1", (), "10.0.0.3", 3)]
+    hosts = [
+        Host(0, "a", (), "10.0.0.1", 1, machine.look()),
+        Host(1, "a", (), "10.0.0.2", 2, machine.look()),
+        Host(2, "1", (), "10.0.0.3", 3, machine.look()),
+    ]
     table = render_hosts(hosts, own_rank=0, leader="")
 
     assert (find_host(table, "a"), find_host(table, "1")) == (("127.0.0.1", 1), ("10.0.0.3", 3))

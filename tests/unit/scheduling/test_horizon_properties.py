@@ -71,7 +71,7 @@ class Campaign:
         judge.rig, judge.end_ns = self.rig, judge.clock.now_ns + self.draw(st.integers(0, 500)) * MILLISECOND
         judge.listener = self.rig.scheduler
         self.judge = self.rig.backend = self.rig.scheduler._backend = self.rig.scheduler._outbox._backend = judge
-        self.rig.scheduler._clock = judge.clock
+        self.rig.scheduler._clock = self.rig.scheduler._items._clock = judge.clock
         self.rig.scheduler.finish_by(judge.end_ns)
         self.tasks: list[Task] = []
 

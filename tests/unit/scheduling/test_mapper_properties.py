@@ -1,10 +1,10 @@
-"""What the mapper keeps whatever is placed and released in whatever order."""
+"""What the mapper keeps whatever is placed, released and withdrawn in whatever order."""
 
 from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rhapsody.errors import SpecError
@@ -36,12 +36,20 @@ requests = st.just(SERIAL) | st.builds(
 withins = st.none() | st.sets(st.integers(0, 4), min_size=1)
 places = st.tuples(requests, st.sampled_from(POLICIES), withins)
 releases = st.integers(0, 99)
+losses = st.frozensets(st.integers(0, 9), max_size=2)
+"""Most of these name no node, so that some are left in most cases."""
 
+Step = tuple[Resources, Policy, set[int] | None] | int | frozenset[int]
 Held = list[tuple[Resources, Placement]]
+NONE: frozenset[int] = frozenset()
 
 
-def free_on(allocation: Allocation, held: Held, node: int, *, shared: bool) -> tuple[int, int, int, bool]:
+def free_on(
+    allocation: Allocation, held: Held, node: int, *, shared: bool, lost: frozenset[int] = NONE
+) -> tuple[int, int, int, bool]:
     """Return the free cores of a layer, GPUs and bytes of a node, and whether it is idle, from what is held."""
+    if node in lost:
+        return 0, 0, 0, False
     shape = allocation.nodes[node].shape
     cores = set(range(shape.cores)) - set(shape.reserved_cores)
     gpus, memory, idle = shape.gpus, shape.memory_bytes, True
@@ -74,6 +82,14 @@ def fits(allocation: Allocation, held: Held, request: Resources, nodes: set[int]
     return sum(room(request, free_on(allocation, held, node, shared=shared)) for node in nodes) >= request.ranks
 
 
+def wraps(allocation: Allocation, request: Resources, nodes: set[int]) -> bool:
+    """Return whether idle nodes hold the ranks of a request that may share cores with each other."""
+    free = {node: free_on(allocation, [], node, shared=True) for node in nodes}
+    enough = request.ranks * request.cores_per_rank
+    around = [(enough, *each[1:]) for each in free.values() if each[0] >= request.cores_per_rank]
+    return sum(room(request, each) for each in around) >= request.ranks
+
+
 def assert_answers(request: Resources, placement: Placement, allocation: Allocation, nodes: set[int]) -> None:
     """Assert that a placement is what was asked for, on existing, usable cores."""
     assert len(placement.slots) == request.ranks
@@ -92,7 +108,7 @@ def assert_answers(request: Resources, placement: Placement, allocation: Allocat
         assert set(gpus) <= set(range(shape.gpus))
 
 
-def assert_nothing_twice(allocation: Allocation, held: Held, mapper: Mapper) -> None:
+def assert_nothing_twice(allocation: Allocation, held: Held, mapper: Mapper, lost: frozenset[int]) -> None:
     cores: Counter[tuple[bool, int, int]] = Counter()
     gpus: Counter[tuple[int, int]] = Counter()
     memory: Counter[int] = Counter()
@@ -105,7 +121,8 @@ def assert_nothing_twice(allocation: Allocation, held: Held, mapper: Mapper) -> 
     assert max([*cores.values(), *gpus.values()], default=1) == 1
     assert all(taken <= allocation.nodes[node].shape.memory_bytes for node, taken in memory.items())
     assert all(users[node] == 1 for _, placement in held for node in placement.nodes_held)
-    states = [free_on(allocation, held, node, shared=False) for node in range(len(allocation.nodes))]
+    nodes = range(len(allocation.nodes))
+    states = [free_on(allocation, held, node, shared=False, lost=lost) for node in nodes]
     assert mapper.free_cores == sum(state[0] for state in states)
     assert mapper.free_gpus == sum(state[1] for state in states)
 
@@ -121,42 +138,87 @@ def state_of(mapper: Mapper) -> list[object]:
     return known
 
 
+class Machine:
+    """A mapper, and what is held and lost by another account than its own."""
+
+    def __init__(self, allocation: Allocation) -> None:
+        self.allocation = allocation
+        self.mapper = Mapper(allocation)
+        self.held: Held = []
+        self.lost = NONE
+        self.everywhere = set(range(len(allocation.nodes)))
+
+    def step(self, step: Step) -> None:
+        if isinstance(step, int):
+            if self.held:
+                self.mapper.release(self.held.pop(step % len(self.held))[1])
+        elif isinstance(step, frozenset):
+            nodes = step & self.everywhere
+            assert self.mapper.withdraw(nodes) == sorted(nodes - self.lost)
+            self.lost |= nodes
+        else:
+            self.place(*step)
+        assert_nothing_twice(self.allocation, self.held, self.mapper, self.lost)
+
+    def place(self, request: Resources, policy: Policy, within: set[int] | None) -> None:
+        wanted = self.everywhere if within is None else (within & self.everywhere) or {0}
+        nodes = wanted - self.lost
+        fitted = fits(self.allocation, self.held, request, nodes, shared=policy.oversubscribe)
+        may_fit = fits(self.allocation, [], request, nodes, shared=policy.oversubscribe)
+        may_wrap = policy.oversubscribe and wraps(self.allocation, request, nodes)
+        try:
+            placement = self.mapper.place(request, policy, None if within is None else wanted)
+        except SpecError:
+            assert within is not None or self.lost
+            assert not may_fit
+            assert not may_wrap
+            return
+        if placement is None:
+            assert not fitted
+            assert may_fit or may_wrap or (within is None and not self.lost), "it would wait for ever"
+            return
+        if not fitted:  # then the ranks wrap around, which they do only if they must
+            assert may_wrap
+            assert not may_fit
+        assert_answers(request, placement, self.allocation, nodes)
+        self.held.append((request, placement))
+
+
 @settings(max_examples=300, deadline=None)
-@given(allocations, st.lists(places | releases, max_size=40))
-def test_random_sequences_give_nothing_twice_and_refuse_nothing_that_fits(
-    allocation: Allocation, steps: list[tuple[Resources, Policy, set[int] | None] | int]
+@given(allocations, st.lists(places | releases | losses, max_size=40))
+def test_random_sequences_give_nothing_twice_nothing_lost_and_refuse_nothing_that_fits(
+    allocation: Allocation, steps: list[Step]
 ) -> None:
-    mapper = Mapper(allocation)
-    held: Held = []
-    everywhere = set(range(len(allocation.nodes)))
+    machine = Machine(allocation)
 
     for step in steps:
-        if isinstance(step, int):
-            if held:
-                mapper.release(held.pop(step % len(held))[1])
-        else:
-            request, policy, within = step
-            nodes = everywhere if within is None else (within & everywhere) or {0}
-            fitted = fits(allocation, held, request, nodes, shared=policy.oversubscribe)
-            try:
-                placement = mapper.place(request, policy, None if within is None else nodes)
-            except SpecError:
-                assert within is not None
-                assert not fits(allocation, [], request, nodes, shared=policy.oversubscribe)
-                continue
-            if placement is None:
-                assert not fitted
-                continue
-            if not fitted:  # then the ranks wrap around, which they do only if they must
-                assert policy.oversubscribe
-                assert not fits(allocation, [], request, nodes, shared=True)
-            assert_answers(request, placement, allocation, nodes)
-            held.append((request, placement))
-        assert_nothing_twice(allocation, held, mapper)
+        machine.step(step)
+    for _, placement in machine.held:
+        machine.mapper.release(placement)
 
-    for _, placement in held:
-        mapper.release(placement)
-    assert state_of(mapper) == state_of(Mapper(allocation))
+    mapper, untouched = machine.mapper, Mapper(allocation)
+    untouched.withdraw(machine.lost)
+    left = [allocation.nodes[node].shape for node in machine.everywhere - machine.lost]
+    assert state_of(mapper) == state_of(untouched)
+    assert mapper.free_cores == mapper.usable_cores == sum(shape.usable_cores for shape in left)
+    assert mapper.free_gpus == sum(shape.gpus for shape in left)
+
+
+@settings(max_examples=300, deadline=None)
+@given(allocations, losses, requests, st.sampled_from(POLICIES))
+def test_what_is_left_of_an_allocation_holds_what_one_without_the_lost_nodes_does(
+    allocation: Allocation, lost: frozenset[int], request_: Resources, policy: Policy
+) -> None:
+    left = [node for index, node in enumerate(allocation.nodes) if index not in lost]
+    assume(left)
+    mapper, smaller = Mapper(allocation), Mapper(Allocation(nodes=tuple(left)))
+    mapper.withdraw(lost.intersection(range(len(allocation.nodes))))
+
+    refusal = mapper.refusal(request_, policy)
+
+    assert refusal == smaller.refusal(request_, policy)
+    if refusal is None:
+        assert mapper.place(request_, policy) is not None
 
 
 @settings(max_examples=500, deadline=None)

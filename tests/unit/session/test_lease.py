@@ -205,7 +205,7 @@ class TestTaking:
         assert f"rhapsody status {tmp_path}" in str(refused.value)
         assert f"rhapsody cancel {tmp_path}" in str(refused.value)
         assert living.read() == "still\n"
-        assert names(tmp_path) == ["000001.json"]
+        await eventually(lambda: names(tmp_path) == ["000001.json"], what="nothing else is there, between two beats")
 
     async def test_a_killed_session_is_followed_at_once(
         self, tmp_path: Path, heard: Heard, other: Callable[..., Other]

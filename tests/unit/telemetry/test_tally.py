@@ -67,7 +67,8 @@ def test_counts_are_those_of_the_scheduler_whatever_happens(data: st.DataObject)
     async def play(folder: Path) -> None:
         campaign = Campaign(data)
         rig, journal = campaign.rig, Journal.create(folder, {"uid": "run"})
-        rig.scheduler._sink = rig.scheduler._outbox._sink = Tee(rig.sink, journal)
+        scheduler = rig.scheduler
+        scheduler._sink = scheduler._outbox._sink = scheduler._items._sink = Tee(rig.sink, journal)
         follower = Follower(folder)
         try:
             for _ in range(data.draw(st.integers(1, 15))):
