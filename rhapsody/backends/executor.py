@@ -93,7 +93,9 @@ class Executor:
         except OSError:
             data = b""
         if not data:
-            _vanish("the line to the session broke off")
+            self._loop.remove_reader(0)
+            if not self._ended.done():
+                _vanish("the line to the session broke off")
         for order, *rest in self._inbox.add(data):
             self._orders[order](*rest)
 

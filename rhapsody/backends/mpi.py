@@ -93,7 +93,14 @@ def spans(slots: Sequence[RankSlot]) -> bool:
     return any(slot.host != slots[0].host for slot in slots)
 
 
-def command(found: Launcher, program: Sequence[str], slots: Sequence[RankSlot], gpu_variable: str) -> list[str]:
+def command(
+    found: Launcher,
+    program: Sequence[str],
+    slots: Sequence[RankSlot],
+    gpu_variable: str,
+    *,
+    forwarded: object = (),  # noqa: ARG001 - TEMPORARY, until no caller says it any more
+) -> list[str]:
     """Return the command line that starts one rank per slot; it is for the node of rank 0.
 
     Args:
@@ -102,7 +109,6 @@ def command(found: Launcher, program: Sequence[str], slots: Sequence[RankSlot], 
         slots: One per rank, in their order.
         gpu_variable: Variable that makes GPUs visible; empty leaves them as they are.
     """
-    slots = [slot if isinstance(slot, RankSlot) else RankSlot("", *slot) for slot in slots]  # TEMPORARY
     rank = [sys.executable, "-I", "-S", _RANK_SCRIPT, _binding(slots), gpu_variable, *program]
     flags = _flags_of_several(found, slots) if spans(slots) else _flags(found, len(slots))
     return [found.path, "-n", str(len(slots)), *flags, *rank]
@@ -136,19 +142,28 @@ def _flags_of_several(found: Launcher, slots: Sequence[RankSlot]) -> list[str]:
     return ["--host", hosts, "--map-by", f"{order}:oversubscribe", "--bind-to", "none", *_AS_ROOT]
 
 
-def environment(found: Launcher, folder: Path, *, yielding: bool) -> dict[str, str]:
-    """Return variables for the launcher when all ranks are on its node.
+def environment(
+    found: Launcher, folder: Path, *, yielding: bool, ssh: str = "", task: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return variables for the launcher.
 
     Args:
         found: The launcher.
-        folder: Gets the launcher's own files; of this run alone. Launchers of Open MPI 4 that share one now and then
-            fail with "orte_session_dir failed". Source: open-mpi/ompi issue 3818, idaholab/moose issue 24459; 2026-11.
+        folder: Gets the launcher's own files; of this run alone, on this node. Launchers of Open MPI 4 that share one
+            now and then fail with "orte_session_dir failed". Source: open-mpi/ompi issue 3818, idaholab/moose issue
+            24459; 2026-11.
         yielding: Ranks that wait give their CPU to others: they share it.
+        ssh: For ranks on several nodes: what `ssh_of_job` returns.
+        task: For ranks on several nodes: the task's own variables, which other nodes would not have. `rank.py` gives
+            them their names back: of what launchers pass on, either the values can be seen or, with MPICH 4, some are
+            forgotten.
     """
+    own = {} if found.flavor == "hydra" else {"OMPI_MCA_mpi_yield_when_idle": "1" if yielding else "0"}
+    if ssh:
+        return own | _over_ssh(found, str(folder), ssh) | {PASSED + name: value for name, value in (task or {}).items()}
     if found.flavor == "hydra":
-        return {}
-    return {
-        "OMPI_MCA_mpi_yield_when_idle": "1" if yielding else "0",
+        return own
+    return own | {
         "OMPI_MCA_orte_tmpdir_base": str(folder),
         "PRTE_MCA_prte_tmpdir_base": str(folder),
         "OMPI_MCA_btl_vader_backing_directory": str(folder),
@@ -156,30 +171,17 @@ def environment(found: Launcher, folder: Path, *, yielding: bool) -> dict[str, s
     }
 
 
-def environment_of_several(
-    found: Launcher, folder: Path, task: Mapping[str, str], *, yielding: bool, ssh: str
-) -> dict[str, str]:
-    """Return variables for the launcher when ranks are on several nodes, where only its own has the folder.
-
-    Other nodes get what the agents have there, `RHAPSODY_*`, and by that name the task's own variables, which
-    `rank.py` gives their names back: no launcher passes variables on reliably without showing their values.
-
-    Args:
-        found: The launcher.
-        folder: As for `environment`.
-        task: The task's own variables.
-        yielding: As for `environment`.
-        ssh: What `ssh_of_job` returns.
-    """
-    passed = {PASSED + name: value for name, value in task.items()}
+def _over_ssh(found: Launcher, folder: str, ssh: str) -> dict[str, str]:
+    """Return variables by which a launcher reaches other nodes by `ssh`, and asks no batch system."""
     if found.flavor == "hydra":
-        return {"HYDRA_RMK": "user", "HYDRA_LAUNCHER_EXEC": ssh, **passed}
+        return {"HYDRA_RMK": "user", "HYDRA_LAUNCHER_EXEC": ssh}
     # Source: `ompi_info --all` of 4.1.4, `prte_info --all` of 5.0.11; checked 2026-11.
     batch_systems = "^slurm,tm,pbs,lsf,gridengine,alps,flux"
     return {
-        "OMPI_MCA_mpi_yield_when_idle": "1" if yielding else "0",
-        LOCAL_BASE: str(folder),
-        "PRTE_MCA_prte_local_tmpdir_base": str(folder),
+        LOCAL_BASE: folder,
+        "PRTE_MCA_prte_local_tmpdir_base": folder,
+        # It would die of the SIGHUP that follows when its `ssh` is killed, before it has ended its ranks.
+        "OMPI_MCA_orte_launch_agent": "nohup orted",
         "OMPI_MCA_plm": "rsh",
         "PRTE_MCA_plm": "ssh",
         "OMPI_MCA_plm_rsh_agent": ssh,
@@ -188,7 +190,6 @@ def environment_of_several(
         "PRTE_MCA_plm_ssh_disable_qrsh": "1",
         "OMPI_MCA_ras": batch_systems,
         "PRTE_MCA_ras": batch_systems,
-        **passed,
     }
 
 

@@ -1,7 +1,7 @@
 """A Python function under MPI: called once on every rank, its value is the list of what the ranks returned.
 
 The worker that leads the task writes the payload into a private folder, runs the launcher like any executable, and
-collects one file per rank.
+collects one file per rank. Ranks on several nodes have that folder on the file system that the nodes share.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _SIGNAL_BASE = 128
 
 
 def program(folder: str) -> list[str]:
-    """Return the program that each rank becomes."""
+    """Return the program that each rank becomes.
+
+    Args:
+        folder: Where `run` leaves the payload: `shared` if there is one.
+    """
     return [sys.executable, "-c", _CODE, _SOURCE_FOLDER, folder]
 
 
@@ -39,16 +43,19 @@ def run(extra: dict[str, Any], control: executables.Control) -> tuple[int, bytes
     """Run all ranks from the leading worker; return a record's kind and bytes.
 
     Args:
-        extra: As for `executables.run`, and `ranks` (how many), `folder` (private to the run), `payload` (bytes).
+        extra: As for `executables.run`, and `ranks` (how many), `folder` (private to the run), `payload` (bytes). For
+            ranks on several nodes `shared`: a folder that all of them see, made here and removed at the end.
         control: Where an order to end may come from.
     """
-    folder = Path(extra["folder"])
-    payload = folder / "payload"
-    payload.touch(mode=0o600)
-    payload.write_bytes(extra["payload"])
-    _, data = executables.run(extra, control)
-    outcome: dict[str, Any] = marshal.loads(data)  # noqa: S302 - made just above
-    return wire.RICH, marshal.dumps(_combine(outcome, folder, extra["ranks"]))
+    shared = extra.get("shared")
+    with executables.private_folder(shared):
+        folder = Path(shared or extra["folder"])
+        payload = folder / "payload"
+        payload.touch(mode=0o600)
+        payload.write_bytes(extra["payload"])
+        _, data = executables.run(extra, control)
+        outcome: dict[str, Any] = marshal.loads(data)  # noqa: S302 - made just above
+        return wire.RICH, marshal.dumps(_combine(outcome, folder, extra["ranks"]))
 
 
 def _combine(outcome: dict[str, Any], folder: Path, ranks: int) -> dict[str, Any]:

@@ -15,11 +15,17 @@ PASSED = "RHAPSODY_PASSED_"
 LOCAL_BASE = "OMPI_MCA_orte_local_tmpdir_base"
 """Said to Open MPI 4's launcher, which hands it on to ranks beside what it has made of it; they refuse to have both."""
 
+SESSIONS = "OMPI_MCA_orte_top_session_dir"
+"""Folder of all of Open MPI 4's daemons on a node. Each removes it at its end if it is empty, perhaps while another
+makes its own in it, which then fails: so it is kept until the agent of the node removes it."""
+
 
 def main() -> None:
     """Bind and become the program."""
     slots, gpu_variable, *program = sys.argv[1:]
     os.environ.pop(LOCAL_BASE, None)
+    if SESSIONS in os.environ:
+        os.makedirs(os.path.join(os.environ[SESSIONS], "kept"), exist_ok=True)  # noqa: PTH103, PTH118 - only `os` here
     for name in [name for name in os.environ if name.startswith(PASSED)]:
         os.environ[name[len(PASSED) :]] = os.environ.pop(name)
     found = [os.environ[name] for name in RANK_VARIABLES if name in os.environ]

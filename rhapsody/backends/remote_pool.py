@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 START_LIMIT_S = 90.0
 SILENT_BEATS = 8
 """A node of which nothing was heard for so many beats is lost; beats that this process slept through do not count."""
-_CLOCK_TRIES = 5
+_CLOCK_QUESTIONS = 5
 _CLOCK_EVERY_BEATS = 60
 _LAST_WORDS = 2000
 
@@ -68,6 +68,7 @@ class RemotePool:
         self._heard = 0
         """Number of the last message with reports."""
         self._clock = Clock()
+        self._questions = 0
         self._silent_beats = 0
         self._beats = 0
         self._folder = Path()
@@ -115,8 +116,6 @@ class RemotePool:
             ) from exc
         self._line = Line(self._process, self._take, self._lose)
         self._say("start", *self._post)
-        for _ in range(_CLOCK_TRIES):
-            self._ask_clock()
         try:
             await asyncio.wait_for(self._up, START_LIMIT_S)
         except TimeoutError as exc:
@@ -183,9 +182,14 @@ class RemotePool:
             self._hear(reports)
         elif kind == "clock":
             self._clock.learn(*rest)
-        elif kind == "up" and not self._up.done():
+            self._questions -= 1
+            if self._questions > 0:
+                self._say("clock", time.monotonic_ns())
+            elif not self._up.done():
+                self._up.set_result(None)
+        elif kind == "up":
             self._folder = Path(rest[0])
-            self._up.set_result(None)
+            self._ask_clock()
         elif kind == "failed" and not self._up.done():
             self._up.set_exception(BackendError(f"{self._post.node}: {rest[0]}"))
         elif kind == "lost":
@@ -198,11 +202,13 @@ class RemotePool:
             self._lose(f"nothing was heard of its executor for {SILENT_BEATS * relay.BEAT_S:g} s")
             return
         if self._beats % _CLOCK_EVERY_BEATS == 0:
-            self._clock.forget()
             self._ask_clock()
         self._beating = self._loop.call_later(relay.BEAT_S, self._beat)
 
     def _ask_clock(self) -> None:
+        """Ask some times, one after the other: of the answers the quickest counts."""
+        self._clock.forget()
+        self._questions = _CLOCK_QUESTIONS
         self._say("clock", time.monotonic_ns())
 
     # Sending

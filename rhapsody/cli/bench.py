@@ -10,24 +10,36 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rhapsody.experiments.systems import MODES, PEERS
+from rhapsody.cli.bench_view import show, show_nodes
+from rhapsody.errors import SpecError
+from rhapsody.experiments.systems import MODES, PEERS, SLOW
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.table import Table
-
-    from rhapsody.experiments.result import Result, Row
+    from rhapsody.experiments.nodes import Scaling
+    from rhapsody.experiments.result import Result
+    from rhapsody.experiments.throughput import Measurement
 
 _EPILOG = """\b
 Examples:
   rhapsody bench throughput --peer processpool
   rhapsody bench throughput --n 2048 --peer parsl --peer rhapsody-py
   rhapsody bench throughput --latency --map --out results/here
+  rhapsody bench throughput --backend local --backend dragon --peer dragon-batch --peer dragon-pool
 
 Each peer is installed by pip, in pinned versions, into ${RHAPSODY_BENCH_ENVS:-.bench-envs}/PEER, the first
 time that it is named. A system that fails is left out with a message, and the exit code is then 1.
 """
+_NODES_EPILOG = """\b
+Examples:
+  rhapsody bench nodes --strong-tasks 10000 --repeats 1           # this machine
+  srun --ntasks-per-node=1 rhapsody-node --run-dir $RUN -- \\
+    rhapsody bench nodes --backend dragon --out $RUN/scaling       # the nodes of a job
+
+docs/experiments.md has whole job scripts.
+"""
+_SLOW_HELP = f"Largest size for peers that manage few tasks a second: those over Dragon; {SLOW} unless given."
 _MODE_HELP = {
     "functions": "No-op functions, one task object each; what is measured when no mode is named.",
     "executables": "Runs of /bin/true; beside them a plain loop of subprocess.run.",
@@ -37,6 +49,14 @@ _MODE_HELP = {
     "loop-block": "Longest time that other coroutines wait while tasks are submitted and run.",
     "scaling": "No-op functions from few to very many, RHAPSODY alone: is the cost per task flat?",
 }
+
+
+def _node_counts(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[int, ...]:
+    """Return the numbers in a text such as `1,2,4`; none of nothing."""
+    words = text.split(",") if text is not None else []
+    if not all(word.strip().isdecimal() and int(word) for word in words):
+        raise click.BadParameter(f"{text!r} is no list of numbers of nodes, such as 1,2,4")
+    return tuple(int(word) for word in words)
 
 
 @click.group()
@@ -64,6 +84,7 @@ def _mode_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--workers", type=click.IntRange(min=1), help="Of each system; default: CPUs usable here.")
 @click.option("--backend", "backends", multiple=True, default=["local"], help="RHAPSODY's; local unless given; repeat.")
 @click.option("--no-journal-variant", is_flag=True, help="Leave out RHAPSODY with its journal switched off.")
+@click.option("--slow-up-to", type=click.IntRange(min=1), help=_SLOW_HELP)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for result.json and the plot.")
 def throughput(  # noqa: PLR0913, PLR0917 - one parameter per option, which click passes by keyword
     sizes: tuple[int, ...],
@@ -72,6 +93,7 @@ def throughput(  # noqa: PLR0913, PLR0917 - one parameter per option, which clic
     workers: int | None,
     backends: tuple[str, ...],
     no_journal_variant: bool,
+    slow_up_to: int | None,
     out: Path | None,
     **chosen: bool,
 ) -> None:
@@ -90,108 +112,75 @@ def throughput(  # noqa: PLR0913, PLR0917 - one parameter per option, which clic
         workers=workers or len(os.sched_getaffinity(0)),
         backends=backends,
         journal_off=not no_journal_variant,
+        slow_up_to=slow_up_to,
     )
     folder = out or _default_folder("bench-throughput")
-    measurement = Measurement(settings, folder, lambda line: click.echo(line, err=True))
+    _run(Measurement(settings, folder, _say), lambda result: show(result, folder))
+
+
+@bench.command(epilog=_NODES_EPILOG)
+@click.option(
+    "--nodes",
+    "node_counts",
+    callback=_node_counts,
+    metavar="N,…",
+    help="How many, such as 1,2,4; default: powers of two.",
+)
+@click.option("--cores-per-node", type=click.IntRange(min=1), help="Cores to use of each; default: all.")
+@click.option("--weak-tasks", default=2_048, show_default=True, type=click.IntRange(min=0), help="A node; 0: none.")
+@click.option("--strong-tasks", default=50_000, show_default=True, type=click.IntRange(min=0), help="In all; 0: none.")
+@click.option("--repeats", default=3, show_default=True, type=click.IntRange(min=1), help="Fresh processes per point.")
+@click.option("--backend", "backends", multiple=True, default=["local"], help="RHAPSODY's; local unless given; repeat.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder that all nodes see, for results.")
+def nodes(  # noqa: PLR0913, PLR0917 - one parameter per option, which click passes by keyword
+    node_counts: tuple[int, ...],
+    cores_per_node: int | None,
+    weak_tasks: int,
+    strong_tasks: int,
+    repeats: int,
+    backends: tuple[str, ...],
+    out: Path | None,
+) -> None:
+    """Measure weak and strong scaling over the nodes of the job that this command runs in.
+
+    Experiment 1 of the RHAPSODY paper: no-op functions, so many for each node, then so many in all; throughput,
+    overhead and utilization, beside what the paper reports. Outside of a job there is one node, this machine.
+    """
+    from rhapsody.backends.discover import find_allocation  # noqa: PLC0415 - slow to import
+    from rhapsody.experiments.nodes import Scaling, Settings, default_node_counts  # noqa: PLC0415
+
+    if not weak_tasks and not strong_tasks:
+        raise click.UsageError("--weak-tasks and --strong-tasks are both 0: there is nothing to measure")
+    folder = out or _default_folder("bench-nodes")
+    try:
+        allocation = find_allocation(cores_per_node)
+        settings = Settings(
+            node_counts=node_counts or default_node_counts(allocation),
+            weak_tasks=weak_tasks,
+            strong_tasks=strong_tasks,
+            repeats=repeats,
+            backends=backends,
+        )
+        scaling = Scaling(settings, allocation, folder, _say)
+    except SpecError as exc:
+        raise click.UsageError(str(exc)) from exc
+    _run(scaling, lambda result: show_nodes(result, folder))
+
+
+def _run(measurement: Measurement | Scaling, show_result: Callable[[Result], None]) -> None:
+    """Measure; exit with 1 where something failed."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: what is there is kept
     try:
-        _show(measurement.run(), folder)
+        show_result(measurement.run())
     finally:
         signal.signal(signal.SIGTERM, before)
     if measurement.problems:
         raise SystemExit(1)
 
 
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
 def _default_folder(name: str) -> Path:
     return Path(os.environ.get("RHAPSODY_RUNS") or "runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _show(result: Result, folder: Path) -> None:
-    """Write the files, then print what is in them for a person."""
-    from rich.console import Console  # noqa: PLC0415 - slow to import
-
-    from rhapsody.experiments.result import draw  # noqa: PLC0415
-
-    path = result.save(folder)
-    plot = draw(result, folder)
-    console = Console(highlight=False)
-    host = result.host
-    simulated = " SIMULATED" if result.kind == "simulated" else ""
-    console.print(
-        f"\n{result.benchmark}{simulated}: {host['cpu']}, {host['cpus']} CPUs, {result.config['workers']} workers,"
-        f" load before {host['load_before']:.1f}; medians of {result.repeats} runs;"
-        " spread: greatest less least run of the first figure, by its median"
-    )
-    for mode in dict.fromkeys(row.mode for row in result.rows):
-        console.print(_rows_table(mode, [row for row in result.rows if row.mode == mode]))
-    for metric, pairs in result.ratios.items():
-        console.print(_ratios_table(metric, pairs))
-    _show_notes(result)
-    click.echo(f"result: {path}")
-    click.echo(f"plot:   {plot or 'none: pip install rhapsody-hpc[bench]'}")
-
-
-def _rows_table(mode: str, rows: list[Row]) -> Table:
-    table = _plain_table(mode)
-    table.add_column("n", justify="right")
-    table.add_column("system")
-    metrics = list(dict.fromkeys(row.metric for row in rows))
-    for metric in metrics:
-        table.add_column(_heading(metric).replace(" ", "\n"), justify="right")
-    table.add_column("spread", justify="right")
-    previous = 0
-    for n, label in dict.fromkeys((row.n, row.label) for row in rows):
-        if n != previous:
-            table.add_section()
-        found = {row.metric: row for row in rows if (row.n, row.label) == (n, label)}
-        cells = [_number(found[metric].median) if metric in found else "" for metric in metrics]
-        table.add_row(f"{n:,}" if n != previous else "", label, *cells, _spread(found[metrics[0]]))
-        previous = n
-    return table
-
-
-def _ratios_table(metric: str, pairs: dict[str, dict[str, float]]) -> Table:
-    table = _plain_table(f"RHAPSODY / peer: {_heading(metric)}")
-    table.add_column("")
-    sizes = sorted({int(n) for by_n in pairs.values() for n in by_n})
-    for n in sizes:
-        table.add_column(f"n={n:,}", justify="right")
-    for pair, by_n in pairs.items():
-        table.add_row(pair, *(f"{by_n[str(n)]:.3g}" if str(n) in by_n else "" for n in sizes))
-    return table
-
-
-def _plain_table(title: str) -> Table:
-    """Return a table so slim that the widest one fits a terminal of 80 columns."""
-    from rich import box  # noqa: PLC0415 - slow to import
-    from rich.table import Table  # noqa: PLC0415
-
-    return Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-
-
-def _heading(metric: str) -> str:
-    return (
-        metric.replace("executable", "exec")
-        .replace("_per_", "/")
-        .replace("_us", " µs")
-        .replace("_ms", " ms")
-        .replace("_", " ")
-    )
-
-
-def _spread(row: Row) -> str:
-    return f"{(max(row.runs) - min(row.runs)) / row.median:.0%}" if row.median and len(row.runs) > 1 else ""
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _show_notes(result: Result) -> None:
-    click.echo(f"\n{result.config['clock']}")
-    for whose, how in result.config["waiting"].items():
-        click.echo(f"  {whose}: {how}")
-    for problem in result.config["problems"]:
-        first, *more = problem.splitlines()  # the whole text was shown when it came up
-        click.echo(f"\nproblem: {first}{f' {more[-1].strip()}' if more else ''}", err=True)
-    click.echo()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 BUILD_DEADLINE_S = 1800.0
 _LAST_LINES = 15
+_AS_A_CHILD = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
+"""Dragon 0.15.0 hangs when it leads a session: this shell does."""
 
 
 def environments_folder() -> Path:
@@ -95,7 +97,7 @@ class Launch(NamedTuple):
     def command(self) -> list[str]:
         """The words before the order."""
         if self.over_dragon:
-            return [str(self.python.parent / "dragon"), "-s", str(self.script)]
+            return [*_AS_A_CHILD, str(self.python.parent / "dragon"), "-s", str(self.script)]
         return [str(self.python), str(self.script)]
 
 

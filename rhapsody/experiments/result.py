@@ -7,16 +7,22 @@ import platform
 import statistics
 from collections import defaultdict
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from rhapsody.errors import SpecError
 from rhapsody.model.allocation import FrozenModel
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 RESULT_FILE = "result.json"
 PLOT_FILE = "plot.html"
+Ratios = dict[str, dict[str, dict[str, float]]]
+"""metric → `"ours / theirs"` → n → ratio."""
 
 
 class Row(FrozenModel):
@@ -101,7 +107,7 @@ class Result(FrozenModel):
     host: dict[str, Any]
     repeats: int = Field(ge=1)
     rows: tuple[Row, ...]
-    ratios: dict[str, dict[str, dict[str, float]]]
+    ratios: Ratios
     reference: dict[str, Reference]
     kind: Literal["real", "simulated"]
 
@@ -125,7 +131,7 @@ class Result(FrozenModel):
             raise SpecError(f"{path} is no result of a benchmark:\n{exc}") from exc
 
 
-def ratios_to_peers(rows: tuple[Row, ...], ours: str = "rhapsody") -> dict[str, dict[str, dict[str, float]]]:
+def ratios_to_peers(rows: tuple[Row, ...], ours: str = "rhapsody") -> Ratios:
     """Return our medians divided by every peer's, for the same mode, metric and n.
 
     Systems that execute nothing and medians of zero are left out.
@@ -134,16 +140,51 @@ def ratios_to_peers(rows: tuple[Row, ...], ours: str = "rhapsody") -> dict[str, 
         rows: Of one result, so measured side by side.
         ours: The system above the line.
     """
+
+    def are_compared(our: Row, peer: Row) -> bool:
+        return our.system == ours != peer.system and bool(peer.options.get("executes", True))
+
+    return _ratios(rows, are_compared)
+
+
+def ratios_to_local(rows: tuple[Row, ...], ours: str = "rhapsody") -> Ratios:
+    """Return the medians over our other backends divided by those over the local one, all else being equal.
+
+    Args:
+        rows: Of one result, so measured side by side.
+        ours: The system.
+    """
+
+    def are_compared(other: Row, local: Row) -> bool:
+        return (
+            other.system == ours == local.system
+            and other.backend != "local" == local.backend
+            and other.options == local.options
+        )
+
+    return _ratios(rows, are_compared)
+
+
+def merged(*all_ratios: Ratios) -> Ratios:
+    """Return ratios of several kinds as one."""
+    found: Ratios = {}
+    for ratios in all_ratios:
+        for metric, pairs in ratios.items():
+            found.setdefault(metric, {}).update(pairs)
+    return found
+
+
+def _ratios(rows: tuple[Row, ...], are_compared: Callable[[Row, Row], bool]) -> Ratios:
+    """Return the ratios of rows of the same mode, metric and n; medians of zero are not divided by."""
     groups: dict[tuple[str, str, int], list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.mode, row.metric, row.n].append(row)
     found: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for (_mode, metric, n), group in groups.items():
-        peers = [row for row in group if row.system != ours and row.options.get("executes", True) and row.median]
-        for our in group:
-            if our.system == ours:
-                for peer in peers:
-                    found[metric][f"{our.label} / {peer.label}"][str(n)] = float(f"{our.median / peer.median:.4g}")
+        for above, below in product(group, repeat=2):
+            if below.median and are_compared(above, below):
+                ratio = above.median / below.median
+                found[metric][f"{above.label} / {below.label}"][str(n)] = float(f"{ratio:.4g}")
     return {metric: dict(pairs) for metric, pairs in found.items()}
 
 

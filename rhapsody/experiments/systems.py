@@ -18,6 +18,8 @@ MODES: dict[str, tuple[int, ...]] = {
     "scaling": (2_048, 16_384, 131_072, 1_000_000),
 }
 """What can be measured, and at which sizes unless said otherwise."""
+SLOW = 256
+"""Largest size of what manages 3 to 250 tasks a second on a small machine."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,16 @@ class System:
         script: File in `peer_scripts/`.
         modes: For each mode that it takes part in, its backends, called like the system where it has only one.
         own_environment: Whether it is installed into an environment of its own, from `peer_requirements/<name>.txt`.
+        over_dragon: Whether its script runs inside Dragon.
+        largest: For backends that manage a few tasks a second only, the largest size that they are measured at.
     """
 
     name: str
     script: str
     modes: dict[str, tuple[str, ...]] = field(hash=False)
     own_environment: bool = True
+    over_dragon: bool = False
+    largest: dict[str, int] = field(default_factory=dict, hash=False)
 
 
 _SYSTEMS = (
@@ -51,6 +57,27 @@ _SYSTEMS = (
         "run_processpool.py",
         {"functions": ("processpool",), "latency": ("processpool",)},
         own_environment=False,
+    ),
+    System(
+        "rhapsody-py-dragon",
+        "run_rhapsody_py.py",
+        dict.fromkeys(("functions", "latency"), ("rhapsody-py-dragon",)),
+        over_dragon=True,
+        largest={"rhapsody-py-dragon": SLOW},
+    ),
+    System(
+        "dragon-batch",
+        "run_dragon_batch.py",
+        dict.fromkeys(("functions", "latency"), ("dragon-batch",)),
+        over_dragon=True,
+        largest={"dragon-batch": SLOW},
+    ),
+    System(
+        "dragon-pool",
+        "run_dragon_pool.py",
+        {"functions": ("map", "map, chunksize 1"), "map": ("map",), "latency": ("apply",)},
+        over_dragon=True,
+        largest={"map, chunksize 1": SLOW},
     ),
 )
 PEERS = {system.name: system for system in _SYSTEMS}

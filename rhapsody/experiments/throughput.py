@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rhapsody.errors import BackendError
 from rhapsody.experiments import peers, systems
 from rhapsody.experiments.peer_scripts.measure import Order
-from rhapsody.experiments.result import Reference, Result, Row, describe_host, ratios_to_peers
+from rhapsody.experiments.result import (
+    Reference,
+    Result,
+    Row,
+    describe_host,
+    merged,
+    ratios_to_local,
+    ratios_to_peers,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,6 +49,8 @@ CLOCK = (
     " Before it starts, 2 tasks per worker have run."
 )
 
+SLOWEST_PER_S = 2.0
+"""With fewer tasks a second even a slow peer is as good as stuck."""
 _EARLIER = "a machine of 2 cores, earlier"
 REFERENCE = {
     "rhapsody-py 0.6, processes": Reference(metric="tasks_per_s", unit="1/s", low=4_100, high=5_900, where=_EARLIER),
@@ -66,6 +76,7 @@ class Settings(NamedTuple):
         workers: Worker processes of every system.
         backends: RHAPSODY's.
         journal_off: Whether RHAPSODY without its journal is measured too.
+        slow_up_to: Largest size of peers that are measured up to a size only; None for each one's own.
     """
 
     modes: tuple[str, ...]
@@ -75,6 +86,7 @@ class Settings(NamedTuple):
     workers: int
     backends: tuple[str, ...]
     journal_off: bool
+    slow_up_to: int | None = None
 
 
 class Variant(NamedTuple):
@@ -99,6 +111,11 @@ class Variant(NamedTuple):
     def label(self) -> str:
         """For people."""
         return self.row("tasks_per_s", 1, [0.0]).label
+
+    def largest(self, settings: Settings) -> int | None:
+        """Return the largest size that it is measured at; None without a limit."""
+        own = self.system.largest.get(self.backend)
+        return own if own is None or settings.slow_up_to is None else settings.slow_up_to
 
     def row(self, metric: str, n: int, runs: list[float]) -> Row:
         """Return the row of some runs."""
@@ -127,9 +144,51 @@ def variants(settings: Settings, mode: str) -> list[Variant]:
     return found
 
 
-def deadline_s(n: int) -> float:
-    """Return the seconds after which a run of n tasks is ended: slower than 50 tasks/s is as good as stuck."""
-    return 120 + n / 50
+class Plan(NamedTuple):
+    """What is run, in order.
+
+    Attributes:
+        runs: A variant and its size, as often as it is repeated.
+        left_out: What is not measured and why, in sentences.
+    """
+
+    runs: list[tuple[Variant, int]]
+    left_out: list[str]
+
+
+def plan(settings: Settings) -> Plan:
+    """Return what is run; of a mode in which a slow peer can take none of the sizes, all run at its largest, too."""
+    runs: list[tuple[Variant, int]] = []
+    left_out: list[str] = []
+    for mode in settings.modes:
+        sizes = dict.fromkeys(settings.sizes or systems.MODES[mode])
+        taking_part = variants(settings, mode)
+        limits = {variant: variant.largest(settings) or max(sizes) for variant in taking_part}
+        added = sorted({limit for limit in limits.values() if limit < min(sizes)})
+        for variant, limit in limits.items():
+            if skipped := [size for size in sizes if size > limit]:
+                left_out.append(_left_out(variant, skipped, limit))
+        runs += [
+            (variant, n)
+            for n in [*added, *sizes]
+            for _ in range(settings.repeats)
+            for variant in taking_part
+            if n <= limits[variant]
+        ]
+    return Plan(runs, left_out)
+
+
+def _left_out(variant: Variant, sizes: list[int], limit: int) -> str:
+    """Return why some sizes of a variant are not measured."""
+    return (
+        f"{variant.label}, {variant.mode}: not at n={', '.join(f'{size:,}' for size in sizes)}, since it manages a few"
+        f" tasks to some hundred a second on small machines; at most n={limit:,} (--slow-up-to says otherwise)"
+    )
+
+
+def deadline_s(n: int, slowest_per_s: float = 50.0) -> float:
+    """Return the seconds after which a run of n tasks is ended: slower than that is as good as stuck."""
+    return 120 + n / slowest_per_s
 
 
 class Measurement:
@@ -153,24 +212,21 @@ class Measurement:
         self._versions: dict[str, str] = {}
         self._waiting: dict[str, str] = {}
         self._given_up: set[Variant] = set()
+        self._left_out: list[str] = []
         self._pythons: dict[str, Path] = {}
         self._done = 0
         self._host = describe_host()
 
     def run(self) -> Result:
         """Measure everything; what fails is left out and named in `problems`. Ctrl-C keeps what is there."""
-        plan = [
-            (variant, n)
-            for mode in self.settings.modes
-            for n in self.settings.sizes or systems.MODES[mode]
-            for _ in range(self.settings.repeats)
-            for variant in variants(self.settings, mode)
-        ]
+        runs, self._left_out = plan(self.settings)
+        for text in self._left_out:
+            self._say(f"left out: {text}")
         self.out.mkdir(parents=True, exist_ok=True)
         try:
-            self._prepare({variant.system.name: variant.system for variant, _ in plan}.values())
-            for variant, n in plan:
-                self._run_once(variant, n, len(plan))
+            self._prepare({variant.system.name: variant.system for variant, _ in runs}.values())
+            for variant, n in runs:
+                self._run_once(variant, n, len(runs))
         except KeyboardInterrupt:
             self._problem("interrupted: the rows hold what had been measured by then")
         return self.result()
@@ -183,6 +239,7 @@ class Measurement:
             "versions": self._versions,
             "waiting": self._waiting,
             "clock": CLOCK,
+            "left_out": self._left_out,
             "problems": self.problems,
         }
         return Result(
@@ -191,7 +248,7 @@ class Measurement:
             host=self._host,
             repeats=self.settings.repeats,
             rows=rows,
-            ratios=ratios_to_peers(rows),
+            ratios=merged(ratios_to_peers(rows), ratios_to_local(rows)),
             reference=REFERENCE,
             kind="real",
         )
@@ -236,8 +293,13 @@ class Measurement:
                 runs_dir=str(Path(runs_dir).resolve()),
                 result="",
             )
-            script = peers.HERE / "peer_scripts" / variant.system.script
-            return peers.run(self._pythons[variant.system.name], script, order, deadline_s(n))
+            launch = peers.Launch(
+                self._pythons[variant.system.name],
+                peers.HERE / "peer_scripts" / variant.system.script,
+                over_dragon=variant.system.over_dragon,
+            )
+            limit_s = deadline_s(n) if variant.largest(self.settings) is None else deadline_s(n, SLOWEST_PER_S)
+            return peers.run(launch, order, limit_s)
 
     def _problem(self, text: str) -> None:
         self.problems.append(text)

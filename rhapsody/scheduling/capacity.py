@@ -40,16 +40,14 @@ class Capacity:
         self._nodes = allocation.nodes
         self.lost: frozenset[int] = frozenset()
         self.loss = ""
+        self._nodes_of: dict[NodeShape, list[int]] = {}
+        for index, node in enumerate(allocation.nodes):
+            self._nodes_of.setdefault(node.shape, []).append(index)
         self._groups = self._grouped()
 
     def _grouped(self) -> list[_Group]:
-        counts: dict[NodeShape, int] = {}
-        names: dict[NodeShape, str] = {}
-        for index, node in enumerate(self._nodes):
-            if index not in self.lost:
-                counts[node.shape] = counts.get(node.shape, 0) + 1
-                names.setdefault(node.shape, node.name)
-        return [_Group(shape, names[shape], count) for shape, count in counts.items()]
+        left = ((shape, [node for node in nodes if node not in self.lost]) for shape, nodes in self._nodes_of.items())
+        return [_Group(shape, self._nodes[nodes[0]].name, len(nodes)) for shape, nodes in left if nodes]
 
     def withdraw(self, nodes: Collection[int]) -> None:
         """Count on some nodes no more."""

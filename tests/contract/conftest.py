@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from rhapsody import Session
+from rhapsody.backends import node_pools
+from tests.contract.over import ELSEWHERE, session_over
 from tests.leftovers import Process, processes
 from tests.requirements import needs_module
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from rhapsody import Session
+
 BACKENDS = [
     "local",
+    ELSEWHERE,
     pytest.param("dragon", marks=[pytest.mark.dragon, needs_module("dragon", install="rhapsody-hpc[dragon]")]),
 ]
 MARK_VARIABLE = "CONTRACT_MARK"
@@ -64,14 +68,23 @@ def living(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[Process]]:
 
 
 @pytest.fixture
-def new_session(backend: str, tmp_path: Path, messages: list[str], living: Callable[[], list[Process]]) -> NewSession:
+def new_session(
+    backend: str,
+    tmp_path: Path,
+    messages: list[str],
+    living: Callable[[], list[Process]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> NewSession:
     """Return what makes sessions over the backend under test, each with its run folder in the test's own folder.
 
     Their processes are those that `living` finds.
     """
 
+    monkeypatch.setattr(node_pools, "own_rank", node_pools.own_rank)  # and PATH: put back after the test
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+
     def make(*, cores: int = 2, **options: Any) -> Session:  # noqa: ANN401 - as Session takes them
-        return Session(backend=backend, cores=cores, runs=tmp_path / "runs", notify=messages.append, **options)
+        return session_over(backend, tmp_path, cores=cores, notify=messages.append, **options)
 
     return make
 

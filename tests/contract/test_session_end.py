@@ -28,11 +28,11 @@ ROOT = Path(__file__).resolve().parents[2]
 CAMPAIGN = """
 import asyncio, sys
 from pathlib import Path
-from rhapsody import Session
+from tests.contract.over import session_over
 from tests.contract.test_session_end import fill
 
 async def main(backend, folder):
-    async with Session(backend=backend, cores=3, runs=folder / "runs") as session:
+    async with session_over(backend, folder, cores=3) as session:
         await fill(session, folder)
 
 asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

@@ -9,9 +9,12 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
-    from rhapsody.experiments.peer_scripts import measure
+    from rhapsody.experiments.peer_scripts import inside_dragon, measure
 else:
+    import inside_dragon
     import measure
+
+OVER_DRAGON = "rhapsody-py-dragon"
 
 
 def noop() -> int:
@@ -25,6 +28,9 @@ async def run(order: measure.Order) -> dict[str, float]:
     execution: Any = importlib.import_module("rhapsody.backends.execution")
     if order.backend == "noop":
         backend = await execution.NoopExecutionBackend()
+    elif order.backend == OVER_DRAGON:
+        workers = inside_dragon.batch_workers(order.workers)
+        backend = await execution.DragonExecutionBackend(batch_kwargs={"workers_per_node": workers})
     else:
         backend = await execution.ConcurrentExecutionBackend(ProcessPoolExecutor(max_workers=order.workers))
 
@@ -57,8 +63,12 @@ def _value_of(task: Any) -> Any:  # noqa: ANN401 - the peer's own task class
 def main() -> None:
     """Measure and report."""
     order = measure.read_order()
+    if order.backend == OVER_DRAGON:
+        inside_dragon.take_dragons_processes()
     metrics = asyncio.run(run(order))
     waiting = "Session.submit_tasks(list of all), asyncio.wait(all futures)"
+    if order.backend == OVER_DRAGON:
+        waiting += f"; {inside_dragon.batch_workers(order.workers)} workers: Batch takes half of the CPUs at most"
     version = importlib.metadata.version("rhapsody-py")
     measure.write_report(order, metrics, version=version, waiting=waiting)
 

@@ -11,7 +11,7 @@ from textwrap import dedent
 import pytest
 
 from rhapsody.errors import BackendError, SpecError
-from rhapsody.experiments import peers, systems
+from rhapsody.experiments import leftovers, peers, systems
 from rhapsody.experiments.peer_scripts.measure import Order
 
 PYTHON = Path(sys.executable)
@@ -32,7 +32,7 @@ def leave_daemon(path):
 
 @pytest.fixture(autouse=True)
 def short_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "GRACE_S", 0.3)
+    monkeypatch.setattr(leftovers, "GRACE_S", 0.3)
 
 
 def order(tmp_path: Path) -> Order:
@@ -54,7 +54,7 @@ def is_there(pid: int) -> bool:
 def test_run_returns_what_the_script_reports(tmp_path: Path) -> None:
     path = script(tmp_path, "report('1.2.3')")
 
-    report, left = peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+    report, left = peers.run(peers.Launch(PYTHON, path), order(tmp_path), LONG_ENOUGH_S)
 
     assert report.metrics == {"n": 7}
     assert report.version == "1.2.3"
@@ -70,7 +70,7 @@ def test_run_hides_variables_that_would_change_what_is_measured(
     monkeypatch.setenv("KEPT", "yes")
     path = script(tmp_path, "report(json.dumps(dict(os.environ)))")
 
-    report, _ = peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+    report, _ = peers.run(peers.Launch(PYTHON, path), order(tmp_path), LONG_ENOUGH_S)
 
     seen = json.loads(report.version)
     assert not {"PYTHONOPTIMIZE", "RHAPSODY_CORES", "RAY_ADDRESS"} & set(seen)
@@ -81,7 +81,7 @@ def test_run_hides_variables_that_would_change_what_is_measured(
 def test_run_leaves_nothing_in_the_temporary_folder(tmp_path: Path) -> None:
     path = script(tmp_path, "open(os.path.join(os.environ['TMPDIR'], 'litter'), 'w'); report(os.getcwd())")
 
-    report, _ = peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+    report, _ = peers.run(peers.Launch(PYTHON, path), order(tmp_path), LONG_ENOUGH_S)
 
     assert not Path(report.version).exists()
 
@@ -90,7 +90,7 @@ def test_run_shows_the_last_lines_of_a_failing_script(tmp_path: Path) -> None:
     path = script(tmp_path, "print('so far so good', flush=True); sys.exit('no licence')")
 
     with pytest.raises(BackendError, match="exit code 1") as caught:
-        peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+        peers.run(peers.Launch(PYTHON, path), order(tmp_path), LONG_ENOUGH_S)
 
     assert "| so far so good" in str(caught.value)
     assert "| no licence" in str(caught.value)
@@ -100,7 +100,7 @@ def test_run_refuses_a_script_that_ends_well_but_reports_nothing(tmp_path: Path)
     path = script(tmp_path, "")
 
     with pytest.raises(BackendError, match="no report"):
-        peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+        peers.run(peers.Launch(PYTHON, path), order(tmp_path), LONG_ENOUGH_S)
 
 
 @pytest.mark.parametrize("stubborn", [False, True], ids=["obedient", "ignoring SIGTERM"])
@@ -119,7 +119,7 @@ def test_deadline_ends_a_hanging_script_and_its_daemons(stubborn: bool, tmp_path
     )
 
     with pytest.raises(BackendError, match="not done within 3 s") as caught:
-        peers.run(PYTHON, path, order(tmp_path), deadline_s=3)
+        peers.run(peers.Launch(PYTHON, path), order(tmp_path), deadline_s=3)
 
     started = [int(pid) for pid in pids.read_text().split()]
     assert len(set(started)) == 2
@@ -131,7 +131,7 @@ def test_run_ends_and_names_a_daemon_that_outlives_a_good_report(tmp_path: Path)
     pids = tmp_path / "pids"
     path = script(tmp_path, f"leave_daemon({str(pids)!r}); report('')")
 
-    report, left = peers.run(PYTHON, path, order(tmp_path), LONG_ENOUGH_S)
+    report, left = peers.run(peers.Launch(PYTHON, path), order(tmp_path), LONG_ENOUGH_S)
 
     daemon = int(pids.read_text())
     assert report.metrics == {"n": 7}
@@ -161,7 +161,7 @@ def test_environment_that_cannot_be_built_shows_what_pip_said(tmp_path: Path, mo
 
 
 def test_unknown_peer_is_refused_with_the_valid_ones() -> None:
-    with pytest.raises(SpecError, match="unknown peer 'rey'; valid: dask, parsl, processpool, ray, rhapsody-py"):
+    with pytest.raises(SpecError, match="unknown peer 'rey'; valid: dask, dragon-batch, "):
         systems.peer_named("rey")
 
 

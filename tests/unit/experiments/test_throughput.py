@@ -136,7 +136,7 @@ def test_command_measures_every_mode(mode: str, tmp_path: Path) -> None:
     [
         (["--n", "0"], "0 is not in the range x>=1"),
         (["--n", "many"], "'many' is not a valid integer"),
-        (["--peer", "rey"], "is not one of 'rhapsody-py', 'parsl', 'dask', 'ray', 'processpool'"),
+        (["--peer", "rey"], "is not one of 'rhapsody-py', 'parsl', 'dask', 'ray', 'processpool', "),
         (["--repeats", "0"], "0 is not in the range x>=1"),
         (["--workers", "0"], "0 is not in the range x>=1"),
     ],

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from rhapsody.errors import SpecError
 from rhapsody.model.allocation import NodeShape
 from rhapsody.model.resources import SERIAL, Placement, Resources
-from rhapsody.scheduling.mapper import Mapper
 from tests.unit.scheduling.machines import GPU_NODE, PACK, SHARING, SPREAD, mapper_of, nodes_of, placed
+
+if TYPE_CHECKING:
+    from rhapsody.model.policy import Policy
+    from rhapsody.scheduling.mapper import Mapper
 
 FOUR = NodeShape(cores=4, gpus=2, memory_bytes=100)
 WIDE = Resources(ranks=4, cores_per_rank=2, gpus_per_rank=1, memory_per_rank=50)
 """All of two such nodes."""
+HALF = Resources(ranks=2, cores_per_rank=2, gpus_per_rank=1, memory_per_rank=50)
 
 
 def free_of(mapper: Mapper) -> tuple[int, int]:
@@ -29,14 +35,13 @@ def fill(mapper: Mapper, request: Resources = SERIAL) -> list[Placement]:
 
 class TestPlacing:
     @pytest.mark.parametrize("policy", [PACK, SPREAD, SHARING])
-    def test_nothing_is_placed_on_a_withdrawn_node(self, policy: object) -> None:
+    def test_nothing_is_placed_on_a_withdrawn_node(self, policy: Policy) -> None:
         mapper = mapper_of(FOUR, FOUR, FOUR)
 
         mapper.withdraw([1])
 
-        slots = [slot for _ in range(8) for slot in placed(mapper, SERIAL, policy).slots]  # type: ignore[arg-type]
-        assert {slot.node for slot in slots} == {0, 2}
-        assert mapper.place(SERIAL, policy) is None  # type: ignore[arg-type]
+        assert {node for _ in range(8) for node in nodes_of(placed(mapper, SERIAL, policy))} == {0, 2}
+        assert mapper.place(SERIAL, policy) is None
 
     def test_what_can_be_had_is_what_the_other_nodes_have(self) -> None:
         mapper = mapper_of(FOUR, GPU_NODE)
@@ -105,10 +110,7 @@ class TestReleasing:
         mapper.release(placement)
 
         assert free_of(mapper) == (4, 2)
-        assert nodes_of(placed(mapper, Resources(ranks=2, cores_per_rank=2, gpus_per_rank=1, memory_per_rank=50))) == [
-            1,
-            1,
-        ]
+        assert nodes_of(placed(mapper, HALF)) == [1, 1]
 
     @pytest.mark.parametrize("ranks", [8, 20])
     def test_of_shared_cores_only_those_on_the_living_node_come_back(self, ranks: int) -> None:
@@ -171,7 +173,10 @@ class TestRefusing:
         mapper = mapper_of(FOUR, FOUR)
         mapper.withdraw([1])
 
-        assert placed_within(mapper, [0, 1]) == 0
+        among_both = mapper.place(SERIAL, PACK, within=[0, 1])
+
+        assert among_both is not None
+        assert among_both.nodes == (0,)
         with pytest.raises(SpecError, match=r"nodes of another task.*; n1 is lost"):
             mapper.place(SERIAL, PACK, within=[1])
 
@@ -196,10 +201,3 @@ class TestRefusing:
                 mapper.check(SERIAL, policy)
             with pytest.raises(SpecError, match="no node is left"):
                 mapper.place(SERIAL, policy)
-
-
-def placed_within(mapper: Mapper, within: list[int]) -> int:
-    """Return the node of one core that was placed within some nodes."""
-    placement = mapper.place(SERIAL, PACK, within=within)
-    assert placement is not None
-    return placement.slots[0].node

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -11,10 +12,11 @@ from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.policy import Policy, Retry
-from rhapsody.model.resources import Resources
-from rhapsody.model.task import ComputeTask, Task, TaskOptions
+from rhapsody.model.resources import SERIAL, Resources
+from rhapsody.model.task import TaskOptions
+from rhapsody.scheduling.intake import SLICE
 from tests.eventually import eventually
-from tests.scripted import Launch, Rig, nodes_of, nothing, plain
+from tests.scripted import Launch, Rig, nodes_of, plain
 
 if TYPE_CHECKING:
     from rhapsody.abc import Report
@@ -55,8 +57,15 @@ def nodes_used(rig: Rig) -> set[int]:
     return {node for launch in rig.backend.open.values() for node in launch.placement.nodes}
 
 
-def array_of(count: int, **options: object) -> ArrayTask:
-    return ArrayTask(nothing, range(count), chunk=2, options=TaskOptions(**options))  # type: ignore[arg-type]
+def uneven() -> Rig:
+    """Return a rig with a node of one core, and two of two."""
+    small, large = nodes_of(1).nodes[0], nodes_of(2).nodes[0]
+    nodes = (small, *(large.model_copy(update={"name": name}) for name in ("n1", "n2")))
+    return Rig(nodes_of(1).model_copy(update={"nodes": nodes}))
+
+
+def array_of(count: int, resources: Resources = SERIAL, **options: Any) -> ArrayTask:  # noqa: ANN401 - TaskOptions
+    return ArrayTask(abs, range(count), chunk=2, resources=resources, options=TaskOptions(**options))
 
 
 class TestNotices:
@@ -140,22 +149,21 @@ class TestTasksThatWait:
             await task
         assert rig.mapper.free_cores == 2
 
-    async def test_a_big_task_gets_its_turn_among_small_ones_on_fewer_nodes(self) -> None:
-        rig = Rig(nodes_of(2, count=4))
-        await rig.submit(*(plain() for _ in range(8)))
+    async def test_a_big_task_gets_its_turn_among_small_ones_as_soon_as_on_so_few_nodes(self) -> None:
+        rig = Rig(nodes_of(2, count=60))
+        await rig.submit(*(plain() for _ in range(120)))
         big = plain(resources=BOTH)
         await rig.submit(big)
-        lose(rig, 0)
-        lose(rig, 1)
+        lose(rig, *range(58))
 
-        for _ in range(100):
+        for _ in range(50):
             rig.backend.done(rig.backend.running[0])
             if big.state is not READY:
                 break
             await rig.submit(plain())
 
         assert big.attempt == 1
-        assert set(rig.backend.launch_of(big).placement.nodes) == {2, 3}
+        assert set(rig.backend.launch_of(big).placement.nodes) == {58, 59}
 
 
 class TestTasksThatRun:
@@ -287,9 +295,8 @@ class TestArrays:
         assert rig.counts == {"DONE": 6, "UNKNOWN": 2}
 
     async def test_items_that_fit_no_more_fail_once_what_runs_has_ended(self) -> None:
-        small, large = nodes_of(1).nodes[0], nodes_of(2).nodes[0].model_copy(update={"name": "large"})
-        rig = Rig(nodes_of(1).model_copy(update={"nodes": (small, large, large)}))
-        array = ArrayTask(nothing, range(8), chunk=2, resources=WHOLE)
+        rig = uneven()
+        array = array_of(8, WHOLE)
         await rig.submit(array)
 
         lose(rig, 1, 2)
@@ -297,16 +304,16 @@ class TestArrays:
         with pytest.raises(TaskFailed, match="8 of 8 items failed"):
             await array
         assert {failure.cause for failure in array.failures.values()} == {Cause.LOST, Cause.LAUNCH}
-        assert "large and large are lost" in array.failures[7].message
+        assert "n1 and n2 are lost" in array.failures[7].message
         assert rig.counts == {"FAILED": 4, "UNKNOWN": 4}
 
     async def test_an_array_that_waits_and_fits_no_more_fails_with_all_its_items(self) -> None:
-        rig = Rig(nodes_of(2, count=2))
+        rig = uneven()
         first = plain()
-        array = ArrayTask(nothing, range(8), resources=BOTH, options=TaskOptions(after=(first,)))
+        array = array_of(8, WHOLE, after=(first,))
         await rig.submit(first, array)
 
-        lose(rig, 1 - rig.backend.launch_of(first).placement.nodes[0])
+        lose(rig, 1, 2)
 
         assert array.state is FAILED
         assert rig.counts == {"PLACED": 1, "FAILED": 8}
@@ -349,16 +356,21 @@ class TestSubmitting:
         with pytest.raises(SpecError, match=r"asked for 4 ranks.*; n1 is lost"):
             await rig.submit(plain(resources=BOTH))
 
-    async def test_what_is_lost_while_a_long_list_is_looked_at_is_noticed(self) -> None:
+    async def test_what_fits_no_more_when_half_of_a_long_list_is_accepted_fails(self) -> None:
         rig = Rig(nodes_of(2, count=2))
-        tasks: list[Task] = [ComputeTask(nothing, resources=BOTH) for _ in range(3)]
-        await rig.submit(*tasks[:1])
-        rig.backend.hear(rig.backend.started(rig.backend.launch_of(tasks[0])))
-        await rig.submit(*tasks[1:])
+        tasks = [plain(resources=BOTH) for _ in range(SLICE + 1)]
 
-        lose(rig, 0)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(rig.submit(*tasks))
+            for _ in range(100):
+                await asyncio.sleep(0)  # so long as it takes until one part is accepted
+                if rig.scheduler.tasks:
+                    break
+            lose(rig, 0)
+            before = tasks[-1].state
 
-        assert [task.state for task in tasks] == [UNKNOWN, FAILED, FAILED]
+        assert before is State.NEW
+        assert rig.counts == {"UNKNOWN": 1, "FAILED": SLICE}
 
 
 class TestTheLastNode:

@@ -1,4 +1,4 @@
-"""The scheduler against a backend that answers in any order, gives back, loses, repeats itself, and dies."""
+"""The scheduler against a backend that answers in any order, gives back, repeats itself, loses nodes, and dies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause
-from rhapsody.model.resources import Resources
+from rhapsody.model.resources import SERIAL, Resources
 from rhapsody.model.task import ComputeTask, Task, TaskOptions
 from tests.scripted import Launch, Rig, nodes_of
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rhapsody.abc import Report
 
 ANSWERS = ["done", "done", "done", "failed", "given back", "running", "canceled", "unknown"]
+SMALL = [SERIAL, SERIAL, Resources(cores_per_rank=2)]
+WIDE = Resources(ranks=3)
+"""Takes two nodes."""
 PLAIN_PATHS = {
     State.WAITING: {State.READY, State.FAILED, State.CANCELED, State.UNKNOWN},
     State.READY: {State.PLACED, State.FAILED, State.CANCELED},
@@ -48,6 +51,8 @@ class Campaign:
         self.told: Counter[Task] = Counter()
         self.heard: list[Report] = []
         """Final reports, to be repeated."""
+        self.lost: set[int] = set()
+        """Nodes."""
 
     def make(self) -> Task:
         options: dict[str, Any] = {
@@ -62,7 +67,7 @@ class Campaign:
             task = ComputeTask(
                 nothing,
                 args=[earlier],
-                resources=Resources(cores_per_rank=self.draw(st.sampled_from([1, 1, 2]))),
+                resources=self.draw(st.sampled_from(SMALL if self.lost else [*SMALL, WIDE])),
                 priority=self.draw(st.integers(0, 1)),
                 when_dependency_fails=self.draw(st.sampled_from(["fail", "run"])),
                 **options,
@@ -71,7 +76,7 @@ class Campaign:
         return task
 
     async def step(self) -> None:
-        action = self.draw(st.sampled_from(["submit", "answer", "answer", "answer", "repeat", "cancel"]))
+        action = self.draw(st.sampled_from(["submit", "answer", "answer", "answer", "repeat", "cancel", "lose"]))
         if action == "submit":
             batch = [self.make() for _ in range(self.draw(st.integers(1, 4)))]
             await self.rig.submit(*batch)
@@ -87,6 +92,24 @@ class Campaign:
             self.rig.backend.hear(self.draw(st.sampled_from(self.heard)))
         elif action == "cancel" and self.tasks:
             self.rig.scheduler.cancel([self.draw(st.sampled_from(self.tasks))])
+        elif action == "lose" and not self.lost:
+            self.lose(self.draw(st.integers(0, 1)), reports_first=self.draw(st.booleans()))
+
+    def lose(self, node: int, *, reports_first: bool) -> None:
+        """Lose a node, and all that runs there."""
+        backend = self.rig.backend
+        self.lost.add(node)
+        gone = [launch for launch in backend.open.values() if node in launch.placement.nodes]
+        reports = [backend.ended(launch, State.UNKNOWN, cause=Cause.LOST) for launch in gone]
+        self.heard += reports
+        if reports_first:
+            backend.hear(*reports)
+        self.rig.scheduler.nodes_lost([node], "nothing was heard of it")
+        if not reports_first:
+            backend.hear(*reports)
+        stranded = [launch for launch in backend.open.values() if node in launch.placement.nodes]
+        assert not stranded or reports_first
+        backend.hear(*(backend.given_back(launch) for launch in stranded))
 
     def note(self, task: Task) -> None:
         self.told[task] += 1
@@ -113,6 +136,7 @@ class Campaign:
         """Check what must hold between any two steps."""
         rig = self.rig
         assert rig.backend.violations == []
+        assert not [launch for launch in rig.backend.open.values() if self.lost.intersection(launch.placement.nodes)]
         assert min(rig.scheduler.counts.values(), default=0) >= 0
         weights = Counter[str]()
         for task in self.tasks:
@@ -125,7 +149,7 @@ class Campaign:
 
     def check_end(self) -> None:
         """Check what must hold once nothing is open."""
-        assert self.rig.is_all_free
+        assert self.rig.mapper.free_cores == self.rig.mapper.usable_cores == 4 - 2 * len(self.lost)
         assert not self.rig.scheduler.tasks
         assert not self.rig.scheduler.running
         assert self.told == Counter(self.tasks)

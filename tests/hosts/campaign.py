@@ -1,0 +1,110 @@
+"""The campaign that tests over several hosts run; its first argument says what, and its last line is what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rhapsody import ComputeTask, Policy, Resources, State
+
+if TYPE_CHECKING:
+    from rhapsody import Session
+
+
+def where(_item: object = None) -> tuple[str, list[int]]:
+    """Return the host, and the CPUs that this may run on."""
+    return socket.gethostname(), sorted(os.sched_getaffinity(0))
+
+
+def rank() -> tuple[int, int, str, list[int]]:
+    """Return this rank, the sum over all ranks, the host and the CPUs that it may run on."""
+    from mpi4py import MPI
+
+    world = MPI.COMM_WORLD
+    return world.Get_rank(), world.allreduce(world.Get_rank()), *where()
+
+
+def stay(folder: str) -> str:
+    """Write down where this runs; return the host once told to, or at once where somebody was told before."""
+    name = socket.gethostname()
+    path = Path(folder) / f"{os.environ['RHAPSODY_TASK_UID']}.{os.environ['RHAPSODY_ATTEMPT']}"
+    part = path.with_suffix(".part")
+    part.write_text(name)
+    part.rename(path)
+    deadline = time.monotonic() + 60
+    while not (Path(folder) / "go").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError("nobody said go")
+        time.sleep(0.02)
+    return name
+
+
+def _spread(ranks: int, **more: Any) -> dict[str, Any]:
+    return {"resources": Resources(ranks=ranks), "policy": Policy(placement="spread"), **more}
+
+
+async def _places(session: Session, _folder: str) -> object:
+    """Run something of each kind on every core."""
+    cores = session.allocation.usable_cores
+    functions = [ComputeTask(where) for _ in range(2 * cores)]
+    programs = [ComputeTask(executable="hostname", policy=Policy(placement="spread")) for _ in range(cores)]
+    functions_of_mpi = [ComputeTask(rank, **_spread(cores)) for _ in range(2)]
+    programs_of_mpi = ComputeTask(executable="hostname", **_spread(cores))
+    await session.submit([*functions, *programs, *functions_of_mpi, programs_of_mpi])
+    items = await session.map(where, range(50 * cores))
+    await session.wait()
+    return {
+        "functions": {task.uid: task.return_value for task in functions},
+        "programs": {task.uid: task.stdout.strip() for task in programs},
+        "ranks": {task.uid: task.return_value for task in functions_of_mpi},
+        "programs of mpi": sorted(programs_of_mpi.stdout.split()),
+        "items": sorted({name for name, _ in items.return_value}),
+    }
+
+
+async def _loses(session: Session, folder: str) -> object:
+    """Have tasks stay on every core until told; say how each ended."""
+    cores = session.allocation.usable_cores
+    tasks = [ComputeTask(stay, args=(folder,), idempotent=bool(number % 2)) for number in range(cores)]
+    wide = ComputeTask(executable="hostname", resources=Resources(ranks=cores), after=tasks[:1])
+    await session.submit([*tasks, wide])
+    array = await session.map(len, [[]] * 10, after=tasks[:1])
+    await session.wait()
+    return {
+        "tasks": [
+            (task.uid, task.state, task.attempt, task.return_value if task.state is State.DONE else str(task.exception))
+            for task in tasks
+        ],
+        "array": (array.state, str(array.exception)),
+        "wide": (wide.state, str(wide.exception)),
+    }
+
+
+async def _counts(session: Session, _folder: str) -> object:
+    """Run many short functions for some seconds; say how many, and on which hosts."""
+    hosts: dict[str, int] = {}
+    until = time.monotonic() + 6
+    while time.monotonic() < until:
+        tasks = [ComputeTask(where) for _ in range(500)]
+        await session.submit(tasks)
+        for task in tasks:
+            name, _ = (await task).return_value
+            hosts[name] = hosts.get(name, 0) + 1
+    return hosts
+
+
+WHAT = {"places": _places, "loses": _loses, "counts": _counts}
+
+
+async def campaign(session: Session, args: list[str]) -> None:
+    """Do what the first argument says, in the folder that the second one names."""
+    what, folder = args
+    print("started", flush=True)
+    found = await WHAT[what](session, folder)
+    print("found", json.dumps(found), flush=True)
+    await asyncio.sleep(0)

@@ -1,0 +1,289 @@
+"""Campaigns over several hosts: everything runs where the mapper said, and what is lost is said to be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rhapsody.telemetry.reader import read_events
+from tests.eventually import eventually
+from tests.hosts.started import child_of
+from tests.requirements import needs_command, needs_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.hosts.job import Job
+    from tests.hosts.namespaces import Hosts
+
+    MakeHosts = Callable[[int], Hosts]
+    MakeJob = Callable[[Hosts], Job]
+
+pytestmark = [
+    needs_command("ip", package="iproute2"),
+    needs_command("nsenter", package="util-linux"),
+    needs_command("mpiexec", package="openmpi-bin"),
+    needs_module("mpi4py", install="mpi4py"),
+    pytest.mark.timeout(180),
+]
+BACKENDS = ["local"]
+STILL_S = 4.0
+RHAPSODY = str(Path(sys.executable).with_name("rhapsody"))
+FILE = Path(__file__).with_name("campaign.py")
+
+
+class Campaign:
+    """A campaign in a job over hosts.
+
+    Args:
+        job: The job; its agent on rank 0 starts the campaign.
+        folder: For the run folder, and for what tasks write down.
+        hosts: Where the job is.
+    """
+
+    def __init__(self, job: Job, folder: Path, hosts: Hosts) -> None:
+        self.job, self.hosts = job, hosts
+        self.folder = folder / "said"
+        self.folder.mkdir()
+        self._runs = folder / "runs"
+
+    def start(self, what: str, backend: str, *options: str, cores: int = 1, ranks: list[int] | None = None) -> None:
+        """Start agents, on all hosts unless said, and the campaign."""
+        run = [RHAPSODY, "run", str(FILE), "--backend", backend, "--cores", str(cores)]
+        command = ["env", f"RHAPSODY_RUNS={self._runs}", *run, *options, "--", what, str(self.folder)]
+        self.job.start("", command=command, ranks=ranks)
+
+    async def found(self, *, within_s: float = 100) -> Any:  # noqa: ANN401 - as the campaign has it
+        """Return what came of it, once it has ended."""
+        await self.job.ended(within_s=within_s)
+        await self.job.says("found {")
+        return json.loads(self.job.agents[0].said.partition("found ")[2].partition("\n")[0])
+
+    @property
+    def run_dir(self) -> Path:
+        """The run folder."""
+        (found,) = self._runs.iterdir()
+        return found
+
+    def placed(self) -> dict[str, list[tuple[str, list[int]]]]:
+        """Return where the mapper put each task's ranks: host and CPUs."""
+        said = json.loads((self.run_dir / "run.json").read_text())["allocation"]["nodes"]
+        names, cpus = [node["name"] for node in said], [node["cpus"] for node in said]
+        events = [event for event in read_events(self.run_dir, lambda _tail: None) if event.slots]
+        return {
+            event.uid: [(names[node], sorted(cpus[node][core] for core in cores)) for node, cores, _ in event.slots]
+            for event in events
+        }
+
+    async def staying(self, count: int) -> dict[str, str]:
+        """Return the host of each first attempt that stays, once so many do."""
+        await self.job.says("started", within_s=60)
+        ended = asyncio.ensure_future(self.job.ended())
+        try:
+            await eventually(lambda: ended.done() or self._staying() >= count, within_s=60, what=f"{count} tasks run")
+            assert not ended.done(), self.job.said()
+        finally:
+            ended.cancel()
+        return {path.stem: path.read_text() for path in self.folder.glob("*.1")}
+
+    def _staying(self) -> int:
+        return len(list(self.folder.glob("*.1")))
+
+    def go(self) -> None:
+        """Let tasks that stay end."""
+        (self.folder / "go").touch()
+
+    async def nothing_is_left(self) -> None:
+        """Return once nothing runs on any host; nothing lies about either."""
+        names = self.hosts.names
+
+        def running() -> list[str]:
+            return [process for name in names for process in self.hosts.processes(name)]
+
+        await eventually(lambda: not running(), within_s=20, what=f"no process is left: {running()}")
+        assert [entry for name in names for entry in self.hosts.leftovers(name)] == []
+
+
+@pytest.fixture
+def over(make_hosts: MakeHosts, make_job: MakeJob, tmp_path: Path) -> Callable[[int], Campaign]:
+    """Return what makes a campaign over so many hosts."""
+
+    def make(count: int) -> Campaign:
+        hosts = make_hosts(count)
+        return Campaign(make_job(hosts), tmp_path, hosts)
+
+    return make
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("count", [2, 4])
+async def test_everything_runs_where_the_mapper_said(count: int, backend: str, over: Callable[[int], Campaign]) -> None:
+    campaign = over(count)
+
+    campaign.start("places", backend)
+    found = await campaign.found()
+
+    placed, names = campaign.placed(), campaign.hosts.names
+    for uid, (name, cpus) in found["functions"].items():
+        assert [(name, cpus)] == placed[uid]
+    for uid, name in found["programs"].items():
+        assert name == placed[uid][0][0]
+    for uid, ranks in found["ranks"].items():
+        assert [(name, cpus) for _, _, name, cpus in ranks] == placed[uid]
+        assert [(number, total) for number, total, _, _ in ranks] == [(n, sum(range(count))) for n in range(count)]
+    assert {name for name, _ in found["functions"].values()} == set(names)
+    assert found["programs of mpi"] == names
+    assert found["items"] == names
+    assert campaign.job.agents[0].code == 0
+    await campaign.nothing_is_left()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_what_ran_on_a_host_that_is_killed_is_unknown_or_runs_elsewhere(
+    backend: str, over: Callable[[int], Campaign]
+) -> None:
+    campaign = over(4)
+    campaign.start("loses", backend, cores=2)
+    hosts = await campaign.staying(8)
+
+    campaign.hosts.kill("node2")
+    await campaign.job.says("node2 is lost", within_s=12)
+    campaign.go()
+    found = await campaign.found()
+
+    lost = {uid for uid, name in hosts.items() if name == "node2"}
+    assert len(lost) == 2
+    for uid, state, attempt, value in found["tasks"]:
+        again = uid in lost and int(uid.rpartition(".")[2]) % 2 == 0  # numbers count from 1, and the odd-placed may
+        if uid not in lost:
+            assert (state, attempt, value) == ("DONE", 1, hosts[uid])
+        elif again:
+            assert (state, attempt) == ("DONE", 2)
+            assert value != "node2"
+        else:
+            assert (state, attempt) == ("UNKNOWN", 1)
+            assert "node2 was lost" in value
+    assert found["array"][0] == "DONE"
+    assert found["wide"][0] == "FAILED"
+    assert "node2" in found["wide"][1]
+    campaign.hosts.names.remove("node2")
+    await campaign.nothing_is_left()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_host_that_is_cut_off_runs_nothing_on(backend: str, over: Callable[[int], Campaign]) -> None:
+    campaign = over(2)
+    campaign.start("loses", backend, cores=2)
+    await campaign.staying(4)
+
+    campaign.hosts.unplug("node1")
+    await campaign.job.says("node1 is lost", within_s=12)
+    campaign.go()
+    await campaign.found()
+
+    await campaign.nothing_is_left()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_host_that_comes_late_is_waited_for(backend: str, over: Callable[[int], Campaign]) -> None:
+    campaign = over(2)
+    campaign.start("places", backend, ranks=[0])
+    await campaign.job.says("", within_s=5)
+    assert campaign.job.agents[0].code is None
+
+    campaign.job.start("", ranks=[1])
+    found = await campaign.found()
+
+    assert found["items"] == ["node0", "node1"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_host_that_stands_still_for_a_while_is_not_lost(backend: str, over: Callable[[int], Campaign]) -> None:
+    campaign = over(2)
+    campaign.start("loses", backend, cores=2)
+    await campaign.staying(4)
+    executor = _executor(campaign, "node1")
+
+    os.kill(executor, signal.SIGSTOP)
+    campaign.go()
+    await asyncio.sleep(STILL_S)  # what is tested
+    os.kill(executor, signal.SIGCONT)
+    found = await campaign.found()
+
+    assert {state for _, state, _, _ in found["tasks"]} == {"DONE"}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_host_whose_executor_is_killed_is_lost_and_clean(backend: str, over: Callable[[int], Campaign]) -> None:
+    campaign = over(2)
+    campaign.start("loses", backend, cores=2)
+    hosts = await campaign.staying(4)
+
+    os.kill(_executor(campaign, "node1"), signal.SIGKILL)
+    await campaign.job.says("node1 is lost", within_s=12)
+    campaign.go()
+    found = await campaign.found()
+
+    states = {uid: state for uid, state, _, _ in found["tasks"] if hosts[uid] == "node1"}
+    assert sorted(states.values()) == ["DONE", "UNKNOWN"]
+    await campaign.nothing_is_left()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_control_c_ends_it_on_all_hosts(backend: str, over: Callable[[int], Campaign]) -> None:
+    campaign = over(2)
+    campaign.start("loses", backend, cores=2)
+    await campaign.staying(4)
+
+    campaign.job.agents[0].signal(signal.SIGINT)
+    await campaign.job.says("draining")
+    campaign.job.agents[0].signal(signal.SIGINT)
+    code = await campaign.job.ended(within_s=30)
+
+    assert code == 1
+    await campaign.nothing_is_left()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_killed_session_is_gone_on_all_hosts_and_goes_on_when_resumed(
+    backend: str, over: Callable[[int], Campaign], make_job: MakeJob, tmp_path: Path
+) -> None:
+    campaign = over(2)
+    campaign.start("loses", backend, cores=2)
+    hosts = await campaign.staying(4)
+    agent = child_of(campaign.job.agents[0].pid)
+
+    os.kill(child_of(agent), signal.SIGKILL)
+    await campaign.job.ended(within_s=30)
+    await campaign.nothing_is_left()
+    campaign.go()
+    again = make_job(campaign.hosts)
+    run = [RHAPSODY, "run", "--resume", str(campaign.run_dir), "--backend", backend, "--cores", "2"]
+    again.start("", command=run)
+    await again.ended()
+    await again.says("found {")
+
+    found = json.loads(again.agents[0].said.partition("found ")[2].partition("\n")[0])
+    assert len(hosts) == 4
+    assert sorted(state for _, state, _, _ in found["tasks"]) == ["DONE", "DONE", "UNKNOWN", "UNKNOWN"]
+
+
+def _executor(campaign: Campaign, name: str) -> int:
+    """Return the process id of a host's executor, as seen from here."""
+    from tests.leftovers import processes
+
+    boot = str(campaign.hosts.temporary)
+    wanted = [
+        pid
+        for pid, each in processes().items()
+        if b"\0rhapsody-executor\0" in each.command and boot.encode() in each.environ and b"-S" not in each.command
+    ]
+    (found,) = wanted
+    return found
