@@ -93,14 +93,7 @@ def spans(slots: Sequence[RankSlot]) -> bool:
     return any(slot.host != slots[0].host for slot in slots)
 
 
-def command(
-    found: Launcher,
-    program: Sequence[str],
-    slots: Sequence[RankSlot],
-    gpu_variable: str,
-    *,
-    forwarded: object = (),  # noqa: ARG001 - TEMPORARY, until no caller says it any more
-) -> list[str]:
+def command(found: Launcher, program: Sequence[str], slots: Sequence[RankSlot], gpu_variable: str) -> list[str]:
     """Return the command line that starts one rank per slot; it is for the node of rank 0.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import socket
 import sys
 from pathlib import Path
@@ -62,6 +63,8 @@ class NodePools:
         self.campaign_file = os.environ.get(FILE_VARIABLE, "")
         nodes = context.allocation.nodes
         self._own = own_rank(nodes)
+        self.shared = salvage.shared_folder(context.run_dir.absolute(), context.session)
+        """For what all nodes have to see; there while the session runs, where there are several."""
         self._pools: dict[int, Pool | RemotePool] = {
             rank: self._own_pool(rank, node) if rank == self._own else self._remote_pool(rank, node)
             for rank, node in enumerate(nodes)
@@ -117,6 +120,8 @@ class NodePools:
             BackendError: One did not come up.
         """
         self._context.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if len(self._pools) > 1:
+            self.shared.mkdir(mode=0o700, parents=True, exist_ok=True)
         places = asyncio.Semaphore(STARTS_AT_ONCE)
 
         async def start(rank: int, pool: Pool | RemotePool) -> None:
@@ -171,6 +176,7 @@ class NodePools:
             for pool in self:
                 group.create_task(pool.aclose())
         salvage.record_path(self._context.run_dir, self._context.session, self._own).unlink(missing_ok=True)
+        shutil.rmtree(self.shared, ignore_errors=True)
 
     def _lose(self, rank: int, reason: str) -> None:
         if len(self._pools) == 1:

@@ -169,7 +169,7 @@ class PoolBackend(ABC):
         folder = Path(self._pools[placement.slots[0].node].folder, run)  # its worker makes and removes it
         several = mpi.spans(slots)
         if several:
-            extra["shared"] = str(self._context.run_dir.absolute() / "deploy" / f"mpi.{run}")
+            extra["shared"] = str(self._pools.shared / run)
         if task.executable is not None:
             program = [task.executable, *self._words_of(task)]
         else:
@@ -184,8 +184,8 @@ class PoolBackend(ABC):
             task,
             extra
             | {
-                "argv": mpi.command(found, program, slots, variable, forwarded=env),
-                "env": {**mpi.environment(found, folder, yielding=sharing, ssh=ssh), **env},
+                "argv": mpi.command(found, program, slots, variable),
+                "env": {**mpi.environment(found, folder, yielding=sharing, ssh=ssh, task=env), **env},
                 "folder": str(folder),
                 "passes_warnings_on": True,
             },

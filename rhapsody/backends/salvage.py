@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -80,6 +81,11 @@ def record_path(run_dir: Path, session: int, rank: int = 0) -> Path:
     return run_dir / "deploy" / (f"pool.{session}.{rank}.json" if rank else f"pool.{session}.json")
 
 
+def shared_folder(run_dir: Path, session: int) -> Path:
+    """Return the folder for what all nodes of a session have to see."""
+    return run_dir / "deploy" / f"shared.{session}"
+
+
 def write_record(path: Path, deployed: Deployed) -> None:
     """Put a pool on record, whole or not at all.
 
@@ -121,6 +127,7 @@ async def recover(run_dir: Path, session: int) -> Aftermath:
     pools = [_read_record(path) for path in _record_paths(run_dir, session)]
     for pool in pools:
         await _clear(pool, left_path(run_dir, session, pool.node), elsewhere_until)
+    shutil.rmtree(shared_folder(run_dir, session), ignore_errors=True)
     missing = [pool.node for pool in pools if not left_path(run_dir, session, pool.node).exists()]
     aftermath = await _aftermath(run_dir, session)
     return aftermath._replace(complete=aftermath.complete and not missing)

@@ -110,7 +110,7 @@ class RunningScript:
         if self._looks:
             self._looks -= 1
             found = shared_memory.segments_of(self._living(), "")
-            self._segments |= {segment for segment in found if segment.name not in self._strangers}
+            self._segments |= {each for each in found if each.name not in self._strangers and "/" not in each.name}
 
 
 def _names_in_shared_memory() -> frozenset[str]:

@@ -8,11 +8,14 @@ import resource
 import secrets
 import shlex
 import signal
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from rhapsody.node.connection import ConnectionLost
 from rhapsody.node.files import write_whole
 from rhapsody.node.pipes import Pipe
+from rhapsody.node.processes import descendants, started_at
 from rhapsody.node.protocol import (
     CHUNK,
     WINDOW,
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 HANG_UP_GRACE_S = 5.0
 """A command whose `ssh` is gone gets SIGHUP, and SIGKILL so much later."""
+_LOOK_S = 0.1
 _LONGEST_ARGUMENT = 100_000  # Source: execve(2), MAX_ARG_STRLEN: 128 KiB
 _DESCRIPTORS_EACH = 4
 _DESCRIPTORS_SPARED = 64
@@ -255,15 +259,25 @@ class _Exchange:
             pipe.close()
 
     async def _hang_up(self) -> None:
-        """End a command that nobody waits for any more."""
+        """End a command that nobody waits for any more, and all below it.
+
+        The daemons of MPI launchers give each rank a process group of its own, and die of SIGHUP or ignore it.
+        """
         if self._child.ended.done():
             return
+        below = {pid: started_at(pid) for pid in descendants(self._child.popen.pid)}
         self._child.send_signal(signal.SIGHUP)
         self._child.send_signal(signal.SIGCONT)
-        await asyncio.wait({self._child.ended}, timeout=HANG_UP_GRACE_S)
-        if not self._child.ended.done():
-            self._child.send_signal(signal.SIGKILL)
-            await asyncio.wait({self._child.ended})
+        deadline = time.monotonic() + HANG_UP_GRACE_S
+        while left := [pid for pid, started in below.items() if started and started_at(pid) == started]:
+            if time.monotonic() >= deadline:
+                self._child.send_signal(signal.SIGKILL)
+                for pid in left:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                break
+            await asyncio.sleep(_LOOK_S)
+        await asyncio.wait({self._child.ended})
 
 
 def _output(stream: Kind) -> Kind:

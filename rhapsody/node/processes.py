@@ -51,6 +51,20 @@ def children() -> list[int]:
     return found
 
 
+def descendants(ancestor: int) -> set[int]:
+    """Return the processes below one, itself included."""
+    found = {ancestor}
+    new = [ancestor]
+    while new:
+        pid = new.pop()
+        with contextlib.suppress(OSError):  # it has ended, or one of its threads
+            for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
+                below = set(map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split()))
+                new.extend(below - found)
+                found |= below
+    return found
+
+
 def end_children(keep: Collection[int] = (), *, limit_s: float = 5.0) -> None:
     """Kill and reap all children but those to keep, and the orphans that come to us meanwhile.
 

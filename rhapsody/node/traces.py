@@ -23,6 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from rhapsody.node.processes import descendants
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
@@ -177,20 +179,6 @@ def users_of(files: Collection[Key], processes: Iterable[int]) -> dict[Key, set[
                 if text in maps:
                     users[key].add(pid)
     return users
-
-
-def descendants(ancestor: int) -> set[int]:
-    """Return the processes below one, itself included."""
-    found = {ancestor}
-    new = [ancestor]
-    while new:
-        pid = new.pop()
-        with suppress(OSError):  # it has ended, or one of its threads
-            for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
-                below = set(map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split()))
-                new.extend(below - found)
-                found |= below
-    return found
 
 
 def own_processes() -> set[int]:

@@ -50,7 +50,10 @@ class ArrayRun:
         self._runs: dict[int, _Run] = {}
         self._attempts = 0
         self._tries: dict[int, int] = {}
-        self._delayed = 0
+        self._delayed: dict[int, tuple[State, Failure]] = {}
+        """Items whose delay before another try is not over, each with how its last one ended."""
+        self._woken: dict[int, tuple[State, Failure]] = {}
+        """The same of those whose delay is over, until they are launched."""
         task.value = [None] * len(task.items)
         self.recalled: Counter[State] = Counter()
         if recalled is not None:
@@ -104,6 +107,9 @@ class ArrayRun:
         if start + size < stop:
             self._todo.appendleft((start + size, stop))
             stop = start + size
+        if self._woken:
+            for index in range(start, stop):
+                self._woken.pop(index, None)
         return start, stop
 
     def _fitting(self, costs: Costs, share: int) -> int:
@@ -163,7 +169,7 @@ class ArrayRun:
                 self.task.settled += 1
             else:
                 again.append((index, index + 1, delay_s))
-                self._delayed += 1
+                self._delayed[index] = report.state, failure
         return again
 
     def _delay_of(self, index: int, failure: Failure, state: State) -> float | None:
@@ -176,25 +182,43 @@ class ArrayRun:
     def again(self, first: int, stop: int) -> None:
         """Queue items whose delay is over."""
         if not self.canceled:
-            self._delayed -= 1
+            for index in range(first, stop):
+                self._woken[index] = self._delayed.pop(index)
             self._todo.append((first, stop))
 
-    def cancel(self) -> tuple[int, int]:
-        """Launch nothing more; return how many items waited to be launched, and how many for another try."""
-        self.canceled = True
-        waiting, delayed = sum(stop - first for first, stop in self._todo), self._delayed
-        self.task.settled += waiting + delayed
-        self._todo.clear()
-        self._delayed = 0
-        return waiting, delayed
+    def cancel(self, state: State) -> Counter[tuple[State, State]]:
+        """Launch nothing more; what waits to be launched ends in a state.
 
-    def refuse(self, failure: Failure) -> int:
-        """Fail what waits to be launched; return how many items that were."""
+        Items that were launched before and should have been tried again stay as their last try has left them: that is
+        what the journal knows of them.
+
+        Returns:
+            How many items went from which state to which.
+        """
+        self.canceled = True
+        moves = self._drop_todo(state)
+        moves += self._settle_tried(self._delayed, State.WAITING)
+        return moves
+
+    def refuse(self, failure: Failure) -> Counter[tuple[State, State]]:
+        """Fail what waits to be launched; return how many items went from which state to which, as `cancel` does."""
         refused = [index for first, stop in self._todo for index in range(first, stop)]
         self.task.failures.update(dict.fromkeys(refused, failure))
-        self.task.settled += len(refused)
+        return self._drop_todo(State.FAILED)
+
+    def _drop_todo(self, state: State) -> Counter[tuple[State, State]]:
+        fresh = sum(stop - first for first, stop in self._todo) - len(self._woken)
         self._todo.clear()
-        return len(refused)
+        self.task.settled += fresh
+        return Counter({(State.READY, state): fresh}) + self._settle_tried(self._woken, State.READY)
+
+    def _settle_tried(self, tried: dict[int, tuple[State, Failure]], before: State) -> Counter[tuple[State, State]]:
+        """Settle items as their last try has left them."""
+        moves = Counter((before, state) for state, _ in tried.values())
+        self.task.failures.update((index, failure) for index, (_, failure) in tried.items())
+        self.task.settled += len(tried)
+        tried.clear()
+        return moves
 
     def outcome(self) -> tuple[State, Failure | None]:
         """Return how the array task ended."""

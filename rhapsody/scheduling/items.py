@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rhapsody.model.event import State
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Sequence
 
     from rhapsody.abc import EventSink, Report
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rhapsody.scheduling.placer import Lease, Placer
 
 WAITING, READY, PLACED, RUNNING = State.WAITING, State.READY, State.PLACED, State.RUNNING
-FAILED, CANCELED = State.FAILED, State.CANCELED
+CANCELED = State.CANCELED
 
 
 class Ledger(NamedTuple):
@@ -71,7 +72,7 @@ class Items:
 
     def refuse(self, run: ArrayRun, failure: Failure) -> None:
         """Fail the items that wait to be launched."""
-        self._ledger.move(run.refuse(failure), READY, FAILED)
+        self._move_all(run.refuse(failure))
         self.go_on_with(run)
 
     def hear(self, task: ArrayTask, report: Report, hungry: list[Lease]) -> None:
@@ -135,7 +136,9 @@ class Items:
         return attempts
 
     def drop(self, run: ArrayRun, state: State) -> None:
-        """Launch no more of an array task; its items that were not launched end in this state."""
-        ready, delayed = run.cancel()
-        self._ledger.move(ready, READY, state)
-        self._ledger.move(delayed, WAITING, state)
+        """Launch no more of an array task; its items that were never launched end in this state."""
+        self._move_all(run.cancel(state))
+
+    def _move_all(self, moves: Counter[tuple[State, State]]) -> None:
+        for (before, after), count in moves.items():
+            self._ledger.move(count, before, after)

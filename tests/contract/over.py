@@ -32,10 +32,14 @@ def session_over(backend: str, folder: Path, *, cores: int, **options: Any) -> S
     if backend != ELSEWHERE:
         return Session(backend=backend, cores=cores, runs=folder / "runs", **options)
     _pretend_ssh(folder)
-    node_pools.own_rank = lambda _nodes: -1
+    node_pools.own_rank = _none_is_own
     cpus = sorted(os.sched_getaffinity(0))
     options.setdefault("allocation", _node_elsewhere(cores, options.pop("gpus", 0), cpus))
     return Session(backend="local", runs=folder / "runs", **options)
+
+
+def _none_is_own(nodes: tuple[Node, ...]) -> int:  # noqa: ARG001 - as the real one has it
+    return -1
 
 
 def _node_elsewhere(cores: int, gpus: int, cpus: list[int]) -> Allocation:

@@ -1,19 +1,21 @@
-"""The campaign that tests over several hosts run; its first argument says what, and its last line is what came of it."""
+"""The campaign that tests over several hosts run; its first argument says what, its last line is what came of it."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import socket
+import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rhapsody import ComputeTask, Policy, Resources, State
 
 if TYPE_CHECKING:
     from rhapsody import Session
+
+SPREAD = Policy(placement="spread")
 
 
 def where(_item: object = None) -> tuple[str, list[int]]:
@@ -23,7 +25,7 @@ def where(_item: object = None) -> tuple[str, list[int]]:
 
 def rank() -> tuple[int, int, str, list[int]]:
     """Return this rank, the sum over all ranks, the host and the CPUs that it may run on."""
-    from mpi4py import MPI
+    from mpi4py import MPI  # noqa: PLC0415 - importing it starts MPI
 
     world = MPI.COMM_WORLD
     return world.Get_rank(), world.allreduce(world.Get_rank()), *where()
@@ -44,17 +46,14 @@ def stay(folder: str) -> str:
     return name
 
 
-def _spread(ranks: int, **more: Any) -> dict[str, Any]:
-    return {"resources": Resources(ranks=ranks), "policy": Policy(placement="spread"), **more}
-
-
 async def _places(session: Session, _folder: str) -> object:
     """Run something of each kind on every core."""
     cores = session.allocation.usable_cores
+    wide = Resources(ranks=cores)
     functions = [ComputeTask(where) for _ in range(2 * cores)]
-    programs = [ComputeTask(executable="hostname", policy=Policy(placement="spread")) for _ in range(cores)]
-    functions_of_mpi = [ComputeTask(rank, **_spread(cores)) for _ in range(2)]
-    programs_of_mpi = ComputeTask(executable="hostname", **_spread(cores))
+    programs = [ComputeTask(executable="hostname", policy=SPREAD) for _ in range(cores)]
+    functions_of_mpi = [ComputeTask(rank, resources=wide, policy=SPREAD) for _ in range(2)]
+    programs_of_mpi = ComputeTask(executable="hostname", resources=wide, policy=SPREAD)
     await session.submit([*functions, *programs, *functions_of_mpi, programs_of_mpi])
     items = await session.map(where, range(50 * cores))
     await session.wait()
@@ -85,26 +84,13 @@ async def _loses(session: Session, folder: str) -> object:
     }
 
 
-async def _counts(session: Session, _folder: str) -> object:
-    """Run many short functions for some seconds; say how many, and on which hosts."""
-    hosts: dict[str, int] = {}
-    until = time.monotonic() + 6
-    while time.monotonic() < until:
-        tasks = [ComputeTask(where) for _ in range(500)]
-        await session.submit(tasks)
-        for task in tasks:
-            name, _ = (await task).return_value
-            hosts[name] = hosts.get(name, 0) + 1
-    return hosts
-
-
-WHAT = {"places": _places, "loses": _loses, "counts": _counts}
+WHAT = {"places": _places, "loses": _loses}
 
 
 async def campaign(session: Session, args: list[str]) -> None:
     """Do what the first argument says, in the folder that the second one names."""
     what, folder = args
-    print("started", flush=True)
+    sys.stdout.write("started\n")
+    sys.stdout.flush()
     found = await WHAT[what](session, folder)
-    print("found", json.dumps(found), flush=True)
-    await asyncio.sleep(0)
+    sys.stdout.write(f"found {json.dumps(found)}\n")

@@ -322,7 +322,9 @@ async def test_guardian_elsewhere_is_given_time_to_write(tmp_path: Path) -> None
     (tmp_path / "journal").mkdir()
     folder = tmp_path / "rhapsody-abc"
     folder.mkdir(mode=0o700)
-    salvage.write_record(salvage.record_path(tmp_path, 1), deployed(node="elsewhere", host="elsewhere", folder=str(folder)))
+    salvage.write_record(
+        salvage.record_path(tmp_path, 1), deployed(node="elsewhere", host="elsewhere", folder=str(folder))
+    )
 
     async with asyncio.TaskGroup() as group:
         recovering = group.create_task(salvage.recover(tmp_path, 1))

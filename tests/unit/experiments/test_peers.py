@@ -5,11 +5,13 @@ import os
 import re
 import signal
 import sys
+import uuid
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
+from rhapsody.backends import shared_memory
 from rhapsody.errors import BackendError, SpecError
 from rhapsody.experiments import leftovers, peers, systems
 from rhapsody.experiments.peer_scripts.measure import Order
@@ -138,6 +140,91 @@ def test_run_ends_and_names_a_daemon_that_outlives_a_good_report(tmp_path: Path)
     assert len(left) == 1
     assert left[0].startswith(f"process {daemon}: ")
     assert not is_there(daemon)
+
+
+def test_run_keeps_a_good_report_of_a_system_that_hangs_when_it_shuts_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leftovers, "SHUTDOWN_S", 0.5)
+    path = script(tmp_path, "report('1.2.3'); import time; time.sleep(600)")
+
+    report, _ = peers.run(peers.Launch(PYTHON, path), order(tmp_path), LONG_ENOUGH_S)
+
+    assert report.version == "1.2.3"
+
+
+def test_run_frees_shared_memory_of_killed_processes_and_of_nobody_else(tmp_path: Path) -> None:
+    names = [f"rhapsody-test-{uuid.uuid4().hex}" for _ in range(2)]
+    mine, strangers = (shared_memory.FOLDER / name for name in names)
+    strangers.write_bytes(b"somebody else's")
+    path = script(
+        tmp_path,
+        f"""
+        import mmap, time
+        with open({str(mine)!r}, "w+b") as file:
+            file.truncate(4096)
+            memory = mmap.mmap(file.fileno(), 4096)
+        time.sleep(600)
+        """,
+    )
+
+    try:
+        with pytest.raises(BackendError, match="not done within 2 s"):
+            peers.run(peers.Launch(PYTHON, path), order(tmp_path), deadline_s=2)
+
+        assert not mine.exists()
+        assert strangers.exists()
+    finally:
+        strangers.unlink()
+        mine.unlink(missing_ok=True)
+
+
+def test_run_names_shared_memory_that_a_good_run_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "SHUTDOWN_S", 0.5)
+    mine = shared_memory.FOLDER / f"rhapsody-test-{uuid.uuid4().hex}"
+    path = script(
+        tmp_path,
+        f"""
+        import mmap, time
+        with open({str(mine)!r}, "w+b") as file:
+            file.truncate(4096)
+            memory = mmap.mmap(file.fileno(), 4096)
+        report('')
+        time.sleep(600)
+        """,
+    )
+
+    _, left = peers.run(peers.Launch(PYTHON, path), order(tmp_path), LONG_ENOUGH_S)
+
+    assert left[-1] == f"file {mine}"
+    assert not mine.exists()
+
+
+def test_script_over_dragon_is_started_by_a_shell_since_dragon_hangs_when_it_leads_a_session() -> None:
+    launch = peers.Launch(Path("/env/bin/python"), Path("/here/run_dragon_pool.py"), over_dragon=True)
+
+    assert launch.command[0] == "/bin/sh"
+    assert launch.command[-3:] == ["/env/bin/dragon", "-s", "/here/run_dragon_pool.py"]
+
+
+def test_script_over_dragon_gets_sane_sizes_unless_the_user_has_set_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DRAGON_DEFAULT_SEG_SZ", raising=False)
+    monkeypatch.setenv("DRAGON_INF_SEG_SZ", "7")
+    dragon = tmp_path / "bin" / "dragon"
+    dragon.parent.mkdir()
+    dragon.write_text(f'#!/bin/sh\nshift\nexec {PYTHON} "$@"\n')
+    dragon.chmod(0o700)
+    path = script(tmp_path, "report(json.dumps(dict(os.environ)))")
+    launch = peers.Launch(dragon.parent / "python", path, over_dragon=True)
+
+    report, _ = peers.run(launch, order(tmp_path), LONG_ENOUGH_S)
+
+    seen = json.loads(report.version)
+    assert int(seen["DRAGON_DEFAULT_SEG_SZ"]) >= 1 << 28
+    assert seen["DRAGON_INF_SEG_SZ"] == "7"
+    assert seen["PATH"].startswith(f"{dragon.parent}:")
 
 
 def test_environment_of_a_system_without_its_own_is_this_interpreter() -> None:

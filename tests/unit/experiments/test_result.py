@@ -7,7 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from rhapsody.errors import SpecError
-from rhapsody.experiments.result import Reference, Result, Row, draw, ratios_to_peers
+from rhapsody.experiments.result import Reference, Result, Row, draw, merged, ratios_to_local, ratios_to_peers
 from tests.requirements import needs_module
 
 if TYPE_CHECKING:
@@ -86,6 +86,30 @@ def test_ratios_leave_out_what_cannot_be_compared(other: Row) -> None:
     ratios = ratios_to_peers((ours, other))
 
     assert ratios == {}
+
+
+def test_ratios_to_local_compare_backends_of_equal_options() -> None:
+    on = row("rhapsody", [200.0], backend="local", options={"journal": True})
+    off = row("rhapsody", [400.0], backend="local", options={"journal": False})
+    dragon = row("rhapsody", [100.0], backend="dragon", options={"journal": True})
+    ray = row("ray", [10.0])
+
+    ratios = ratios_to_local((on, off, dragon, ray))
+
+    assert ratios == {"tasks_per_s": {"rhapsody (dragon, journal on) / rhapsody (journal on)": {"64": 0.5}}}
+
+
+def test_merged_ratios_have_all_pairs_of_a_metric() -> None:
+    first = {"tasks_per_s": {"a / b": {"64": 1.0}}}
+    second = {"tasks_per_s": {"a / c": {"64": 2.0}}, "latency_median_us": {"a / c": {"64": 3.0}}}
+
+    ratios = merged(first, second)
+
+    assert ratios == {
+        "tasks_per_s": {"a / b": {"64": 1.0}, "a / c": {"64": 2.0}},
+        "latency_median_us": {"a / c": {"64": 3.0}},
+    }
+    assert first == {"tasks_per_s": {"a / b": {"64": 1.0}}}
 
 
 def test_result_is_equal_after_saving_and_loading(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from rhapsody.cli.bench import bench
 from rhapsody.experiments.result import Result
 from rhapsody.experiments.systems import MODES, PEERS
-from rhapsody.experiments.throughput import METRICS, Measurement, Settings, variants
+from rhapsody.experiments.throughput import METRICS, Measurement, Settings, plan, variants
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,6 +80,53 @@ def test_variants_name_a_peer_once_even_when_asked_for_twice() -> None:
     names = [variant.system.name for variant in variants(settings(peer_names=("processpool",) * 2), "latency")]
 
     assert names.count("processpool") == 1
+
+
+def test_plan_leaves_out_sizes_that_are_too_large_for_a_slow_peer_and_says_why() -> None:
+    wanted = settings(peer_names=("dragon-batch",), sizes=(64, 2_048), journal_off=False)
+
+    found = plan(wanted)
+
+    assert [(variant.label, n) for variant, n in found.runs] == [
+        ("rhapsody (journal on)", 64),
+        ("dragon-batch", 64),
+        ("rhapsody (journal on)", 2_048),
+    ]
+    assert len(found.left_out) == 1
+    assert found.left_out[0].startswith("dragon-batch, functions: not at n=2,048, since it manages a few")
+
+
+def test_plan_adds_the_largest_size_of_a_slow_peer_for_all_when_it_can_take_no_other() -> None:
+    wanted = settings(peer_names=("dragon-batch", "ray"), sizes=(2_048,), journal_off=False)
+
+    found = plan(wanted)
+
+    assert [(variant.label, n) for variant, n in found.runs] == [
+        ("rhapsody (journal on)", 256),
+        ("dragon-batch", 256),
+        ("ray", 256),
+        ("rhapsody (journal on)", 2_048),
+        ("ray", 2_048),
+    ]
+
+
+def test_plan_takes_a_slow_peer_as_far_as_the_user_says() -> None:
+    wanted = settings(peer_names=("dragon-batch",), sizes=(2_048,), journal_off=False, slow_up_to=4_096)
+
+    found = plan(wanted)
+
+    assert [n for _, n in found.runs] == [2_048, 2_048]
+    assert found.left_out == []
+
+
+def test_plan_limits_dragons_pool_only_where_each_item_travels_alone() -> None:
+    found = plan(settings(peer_names=("dragon-pool",), sizes=(50_000,), journal_off=False))
+
+    assert [(variant.label, n) for variant, n in found.runs if variant.system.name == "dragon-pool"] == [
+        ("dragon-pool (map)", 256),
+        ("dragon-pool (map, chunksize 1)", 256),
+        ("dragon-pool (map)", 50_000),
+    ]
 
 
 def test_measurement_goes_on_when_one_system_fails(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rhapsody.node.traces import Traces, descendants, sweep
+from rhapsody.node.processes import descendants
+from rhapsody.node.traces import Traces, sweep
 from tests.eventually import eventually
 
 if TYPE_CHECKING:

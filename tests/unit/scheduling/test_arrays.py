@@ -13,7 +13,7 @@ from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.policy import Policy, Retry
 from rhapsody.model.task import ComputeTask, TaskOptions
 from tests.eventually import eventually
-from tests.scripted import Launch, Rig, nodes_of
+from tests.scripted import Launch, Rig, nodes_of, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -249,7 +249,7 @@ class TestCancelling:
         assert rig.counts == {"CANCELED": 4}
         assert rig.is_all_free
 
-    async def test_items_between_two_tries_end_too(self) -> None:
+    async def test_items_between_two_tries_end_as_the_first_has_left_them(self) -> None:
         rig = Rig(nodes_of(1))
         array = array_of(1, retry=Retry(attempts=2, delay_s=60))
         await rig.submit(array)
@@ -258,7 +258,20 @@ class TestCancelling:
         rig.scheduler.cancel([array])
 
         assert array.state is State.CANCELED
-        assert rig.counts == {"CANCELED": 1}
+        assert rig.counts == {"FAILED": 1}
+        assert array.failures[0].message == "scripted exception"
+
+    async def test_an_item_that_waits_for_a_core_for_its_second_try_ends_as_the_first_has_left_it(self) -> None:
+        rig = Rig(nodes_of(1))
+        array, other = array_of(1, retry=2), plain()
+        await rig.submit(array, other)
+        rig.backend.hear(rig.backend.ended(rig.backend.launches[0], State.FAILED))
+        await eventually(lambda: rig.scheduler.counts[State.READY] == 1)
+
+        rig.scheduler.cancel([array])
+
+        assert array.state is State.CANCELED
+        assert rig.counts == {"FAILED": 1, "PLACED": 1}
 
     async def test_a_closing_session_launches_no_more_items(self) -> None:
         rig = Rig(nodes_of(1))

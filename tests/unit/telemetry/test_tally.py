@@ -65,7 +65,7 @@ class Tee:
 @given(st.data())
 def test_counts_are_those_of_the_scheduler_whatever_happens(data: st.DataObject) -> None:
     async def play(folder: Path) -> None:
-        campaign = Campaign(data)
+        campaign = Campaign(data, loses_nodes=True)
         rig, journal = campaign.rig, Journal.create(folder, {"uid": "run"})
         scheduler = rig.scheduler
         scheduler._sink = scheduler._outbox._sink = scheduler._items._sink = Tee(rig.sink, journal)
