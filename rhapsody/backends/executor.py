@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from rhapsody.backends.pool import Extent
     from rhapsody.backends.starter import KeeperStarter
 
+    MakeStarter = Callable[[relay.Post, Path, Callable[[tuple[Any, ...]], None]], KeeperStarter]
+
 _READ_BYTES = 1 << 18
 
 
@@ -38,10 +40,11 @@ class Executor:
     """Serves the session at the other end of stdin and stdout.
 
     Args:
-        make_starter: Given the post, and the file for what workers have noted, returns what starts them.
+        make_starter: Given the post, the file for what workers have noted, and what tells the session of this node
+            while it is being started, returns what starts workers.
     """
 
-    def __init__(self, make_starter: Callable[[relay.Post, Path], KeeperStarter]) -> None:
+    def __init__(self, make_starter: MakeStarter) -> None:
         self._make_starter = make_starter
         self._loop = asyncio.get_running_loop()
         self._line = _take_line()
@@ -139,7 +142,8 @@ class Executor:
             decoder=relay.KEEPING,
             journals_at_once=False,
         )
-        starter = self._make_starter(post, salvage.left_path(run_dir, post.session, post.node))
+        left = salvage.left_path(run_dir, post.session, post.node)
+        starter = self._make_starter(post, left, lambda told: self._say("told", told))
         pool = Pool(starter, settings, self._hear, self._lose)
         await pool.start()
         self._pool = pool
@@ -218,11 +222,11 @@ def _vanish(why: str) -> NoReturn:
     os._exit(1)
 
 
-async def _serve(make_starter: Callable[[relay.Post, Path], KeeperStarter]) -> None:
+async def _serve(make_starter: MakeStarter) -> None:
     await Executor(make_starter).serve()
 
 
-def serve(make_starter: Callable[[relay.Post, Path], KeeperStarter]) -> None:
+def serve(make_starter: MakeStarter) -> None:
     """Be an executor; see `Executor`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session decides
     asyncio.run(_serve(make_starter))
@@ -230,4 +234,4 @@ def serve(make_starter: Callable[[relay.Post, Path], KeeperStarter]) -> None:
 
 def main() -> None:
     """Be the executor of the local runtime."""
-    serve(lambda _post, left: GuardianStarter(left))
+    serve(lambda _post, left, _tell: GuardianStarter(left))

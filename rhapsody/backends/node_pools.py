@@ -8,7 +8,7 @@ import shutil
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhapsody.backends import salvage
 from rhapsody.backends.campaign_module import FILE_VARIABLE
@@ -39,11 +39,13 @@ class Runtime(NamedTuple):
         make_starter: Given the file for what workers have noted, returns what starts them on this node.
         executor: Module whose `main` is the executor of other nodes.
         further: What that has to know of the runtime, marshalled.
+        told: Called with the index of another node and what the runtime there tells while it is being started.
     """
 
     make_starter: Callable[[Path], KeeperStarter]
     executor: str
     further: bytes = b""
+    told: Callable[[int, tuple[Any, ...]], None] = lambda _rank, _told: None
 
 
 class NodePools:
@@ -105,6 +107,7 @@ class NodePools:
             context.clock_offset_ns,
             self._listener.hear,
             lambda reason: self._lose(rank, reason),
+            lambda told: self._runtime.told(rank, told),
         )
 
     def __getitem__(self, rank: int) -> Pool | RemotePool:

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from rhapsody.abc import Report
     from rhapsody.backends.member import Chunk, Lane
 
-START_LIMIT_S = 90.0
+START_LIMIT_S = 300.0
+"""Longer than any runtime takes to say why it does not come up."""
 SILENT_BEATS = 8
 """A node of which nothing was heard for so many beats is lost; beats that this process slept through do not count."""
 _CLOCK_QUESTIONS = 5
@@ -44,6 +45,7 @@ class RemotePool:
         offset_ns: Added to `time.monotonic_ns()` of this node it gives the session's clock.
         hear: Called with reports.
         on_lost: Called with the reason once the node is lost; all open tasks were reported on before.
+        on_told: Called with what the runtime there tells of the node while it is being started.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class RemotePool:
         offset_ns: int,
         hear: Callable[[list[Report]], None],
         on_lost: Callable[[str], None],
+        on_told: Callable[[tuple[Any, ...]], None],
     ) -> None:
         self._module = module
         self._post = post
@@ -72,6 +75,14 @@ class RemotePool:
         self._silent_beats = 0
         self._beats = 0
         self._folder = Path()
+        self._hearing: dict[str, Callable[..., None]] = {
+            "reports": self._take_reports,
+            "clock": self._take_clock,
+            "told": on_told,
+            "up": self._come_up,
+            "failed": self._fail,
+            "lost": self._lose,
+        }
         self._up: asyncio.Future[None]
         self._process: subprocess.Popen[bytes] | None = None
         self._line: Line | None = None
@@ -175,25 +186,30 @@ class RemotePool:
 
     def _take(self, kind: str, *rest: Any) -> None:  # noqa: ANN401 - as the kind of message has it
         self._silent_beats = 0
-        if kind == "reports":
-            self._heard, rows = rest
-            reports = relay.unpack_reports(rows, self.offset_ns)
-            self._open.settle(reports)
-            self._hear(reports)
-        elif kind == "clock":
-            self._clock.learn(*rest)
-            self._questions -= 1
-            if self._questions > 0:
-                self._say("clock", time.monotonic_ns())
-            elif not self._up.done():
-                self._up.set_result(None)
-        elif kind == "up":
-            self._folder = Path(rest[0])
-            self._ask_clock()
-        elif kind == "failed" and not self._up.done():
-            self._up.set_exception(BackendError(f"{self._post.node}: {rest[0]}"))
-        elif kind == "lost":
-            self._lose(rest[0])
+        if kind in self._hearing:
+            self._hearing[kind](*rest)
+
+    def _take_reports(self, number: int, rows: list[tuple[Any, ...]]) -> None:
+        self._heard = number
+        reports = relay.unpack_reports(rows, self.offset_ns)
+        self._open.settle(reports)
+        self._hear(reports)
+
+    def _take_clock(self, asked_ns: int, its_ns: int) -> None:
+        self._clock.learn(asked_ns, its_ns)
+        self._questions -= 1
+        if self._questions > 0:
+            self._say("clock", time.monotonic_ns())
+        elif not self._up.done():
+            self._up.set_result(None)
+
+    def _come_up(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._ask_clock()
+
+    def _fail(self, reason: str) -> None:
+        if not self._up.done():
+            self._up.set_exception(BackendError(f"{self._post.node}: {reason}"))
 
     def _beat(self) -> None:
         self._silent_beats += 1

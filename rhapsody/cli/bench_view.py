@@ -62,7 +62,8 @@ def _show(result: Result, path: Path, plot: Path | None, tables: list[Table]) ->
         console.print(_ratios_table(metric, pairs, _TITLES[result.benchmark]))
     _show_notes(result)
     click.echo(f"result: {path}")
-    click.echo(f"plot:   {plot or 'none: pip install rhapsody-hpc[bench]'}")
+    missing = "pip install rhapsody-hpc[bench]" if result.rows else "nothing was measured"
+    click.echo(f"plot:   {plot or f'none: {missing}'}")
 
 
 def _rows_table(mode: str, rows: list[Row]) -> Table:

@@ -181,8 +181,8 @@ def plan(settings: Settings) -> Plan:
 def _left_out(variant: Variant, sizes: list[int], limit: int) -> str:
     """Return why some sizes of a variant are not measured."""
     return (
-        f"{variant.label}, {variant.mode}: not at n={', '.join(f'{size:,}' for size in sizes)}, since it manages a few"
-        f" tasks to some hundred a second on small machines; at most n={limit:,} (--slow-up-to says otherwise)"
+        f"{variant.label}, {variant.mode}: not at n={', '.join(f'{size:,}' for size in sizes)}, since it manages few"
+        f" tasks a second on small machines; at most n={limit:,} (--slow-up-to says otherwise)"
     )
 
 

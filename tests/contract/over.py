@@ -38,7 +38,7 @@ def session_over(backend: str, folder: Path, *, cores: int, **options: Any) -> S
     return Session(backend="local", runs=folder / "runs", **options)
 
 
-def _none_is_own(nodes: tuple[Node, ...]) -> int:  # noqa: ARG001 - as the real one has it
+def _none_is_own(nodes: tuple[Node, ...]) -> int:
     return -1
 
 

@@ -34,7 +34,10 @@ pytestmark = [
     needs_module("mpi4py", install="mpi4py"),
     pytest.mark.timeout(180),
 ]
-BACKENDS = ["local"]
+BACKENDS = [
+    "local",
+    pytest.param("dragon", marks=[pytest.mark.dragon, needs_module("dragon", install="rhapsody-hpc[dragon]")]),
+]
 STILL_S = 4.0
 RHAPSODY = str(Path(sys.executable).with_name("rhapsody"))
 FILE = Path(__file__).with_name("campaign.py")

@@ -1,7 +1,8 @@
-"""One run of Dragon on this node, as its warden sees it: started, watched, and ended with all that it leaves.
+"""One run of Dragon's front end, as its warden sees it: started, watched, and ended with all that it leaves.
 
-With `-s` Dragon is one process, the front end, whose children are the head program and the workers. It is ended by
-SIGKILL: its own way takes two seconds, after an error leaves shared memory behind, too, and on SIGTERM hangs.
+On one host Dragon is one process, the front end, whose children are the head program and the workers. Over several
+hosts it has each warden start a back end. All is ended by SIGKILL: its own way takes two seconds, eight over several
+hosts, after an error leaves shared memory behind, too, and on SIGTERM hangs.
 """
 
 from __future__ import annotations
@@ -15,33 +16,29 @@ import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rhapsody.backends import bootstrap, shared_memory
+from rhapsody.backends.dragon.hand import write_ssh
+from rhapsody.backends.dragon.hosts import OTHERS, DragonHost, network_configuration
 from rhapsody.backends.keeper import say
-from rhapsody.node.processes import children, die_with_parent, end_children
+from rhapsody.node.processes import descendants, die_with_parent, end_children
+
+if TYPE_CHECKING:
+    from rhapsody.backends.dragon.plan import Plan
 
 PREFIX = "DD"
 """How Dragon's files in /dev/shm begin. Source: dragonhpc 0.15.0, `facts.runtime_pool_name`."""
 _DRAGON = "import sys; sys.argv[0] = 'dragon'; from dragon.launcher.launch_selector import main; sys.exit(main())"
 """What the command `dragon` does, which need not be on PATH."""
+_PATCHES = str(Path(__file__).with_name("patches"))
+_UNQUOTED = set(" \t\n;&|<>()$`'\"")
+"""Dragon writes PATH into the command lines for other hosts as it is: what has these in it is left out."""
 _LAST_LINES = 12
 _LINE_CHARACTERS = 200
 _TAIL_BYTES = 1 << 14
 # Source: dragonhpc 0.15.0, strace: the front end calls `sh -c "dragon-config --get=…"` for each of these.
 _ASKED_FOR = [f"{vendor}_runtime_{what}" for vendor in ("cuda", "hip", "ze") for what in ("libname", "lib")]
-
-
-class Plan(NamedTuple):
-    """How Dragon is to be run.
-
-    Attributes:
-        log: File that gets what Dragon itself writes.
-        env: Variables for it.
-    """
-
-    log: str
-    env: dict[str, str]
 
 
 class FrontEnd:
@@ -70,8 +67,8 @@ class FrontEnd:
         write_config_program(programs)
         path = f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
         environment = {**os.environ, **self._plan.env, "PATH": path}
-        head = bootstrap.command("rhapsody-head", "rhapsody.backends.dragon.head", str(self._folder))
-        arguments = [sys.executable, "-c", _DRAGON, "-s", *head]
+        arguments = [sys.executable, "-c", _DRAGON, *self._ways(environment)]
+        arguments += bootstrap.command("rhapsody-head", "rhapsody.backends.dragon.head", str(self._folder))
         log = os.open(self._plan.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self._log_begin = os.fstat(log).st_size
@@ -82,13 +79,27 @@ class FrontEnd:
         finally:
             os.close(log)
 
+    def _ways(self, environment: dict[str, str]) -> list[str]:
+        """Return the options of one host or several; what the latter need is made, and put into the environment."""
+        hosts = [DragonHost(*host) for host in self._plan.hosts]  # type: ignore[arg-type]
+        if not hosts:
+            return ["-s"]
+        write_ssh(self._folder, hosts, self._plan.ssh)
+        network = self._folder / "network.json"
+        network.write_bytes(network_configuration(hosts))
+        (self._folder / OTHERS).write_text(json.dumps([(host.name, host.folder) for host in hosts[1:]]))
+        path = [*environment["PATH"].split(os.pathsep), str(Path(sys.executable).parent)]
+        environment["PATH"] = os.pathsep.join(entry for entry in path if entry and not set(entry) & _UNQUOTED)
+        environment["PYTHONPATH"] = os.pathsep.join([_PATCHES, *filter(None, [environment.get("PYTHONPATH")])])
+        way = ["-w", "ssh", "-t", "tcp", "-p", str(self._plan.port)]
+        return [*way, "--network-config", str(network), "--network-prefix", hosts[0].prefix]
+
     def _become(self, arguments: list[str], environment: dict[str, str], log: int, warden: int) -> NoReturn:
         try:
             die_with_parent()
             if os.getppid() != warden:
                 os._exit(1)
-            _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (_descriptors_before, most))
+            give_back_descriptors()
             os.chdir(self._folder)  # whatever Dragon writes where it stands goes with the folder
             nothing = os.open(os.devnull, os.O_RDONLY)
             for source, target in ((nothing, 0), (log, 1), (log, 2)):
@@ -108,7 +119,7 @@ class FrontEnd:
 
     def note_shared_memory(self) -> None:
         """Write down what it and its children, ours once it is dead, have in /dev/shm by now."""
-        pids = [self.pid, *_children_of(self.pid)] if self.pid else children()
+        pids = descendants(os.getpid()) - {os.getpid()}
         found = shared_memory.segments_of(pids, PREFIX)
         if not found <= self._segments:
             self._segments |= found
@@ -130,7 +141,7 @@ class FrontEnd:
 
     def last_words(self) -> str:
         """Return the last lines that it wrote."""
-        with Path(self._plan.log).open("rb") as log:
+        with Path(self._plan.log).open("a+b") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(self._log_begin, size - _TAIL_BYTES))
             lines = [line for line in log.read().decode(errors="replace").splitlines() if line.strip()]
@@ -149,12 +160,10 @@ def allow_many_descriptors() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _children_of(pid: int) -> list[int]:
-    found: list[int] = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread that has just ended
-            found.extend(map(int, listing.read_text().split()))
-    return found
+def give_back_descriptors() -> None:
+    """Limit this process to the open files that it could have before."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_descriptors_before, most))
 
 
 def write_config_program(folder: Path) -> None:

@@ -7,7 +7,9 @@ code then. So nothing waits inside Dragon, whose waits spin.
 from __future__ import annotations
 
 import contextlib
+import json
 import select
+import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,15 +17,16 @@ from typing import TYPE_CHECKING
 import dragon
 from dragon.globalservices import process as global_services
 from dragon.infrastructure.parameters import this_process
+from dragon.infrastructure.policy import Policy
 from dragon.infrastructure.process_desc import ProcessOptions
+from dragon.native.machine import Node, System
 from dragon.native.process import Process
 
 from rhapsody.backends import bootstrap
 from rhapsody.backends.dragon import link
+from rhapsody.backends.dragon.hosts import OTHERS
 
 if TYPE_CHECKING:
-    import socket
-
     from rhapsody.backends.dragon.link import Welcome
 
 REAP_LIMIT_S = 10.0
@@ -38,12 +41,14 @@ class Head:
         folder: The pool's private folder.
         warden: Connection to it.
         welcome: What it said.
+        policy: Where workers are started; None where there is one host.
     """
 
-    def __init__(self, folder: Path, warden: socket.socket, welcome: Welcome) -> None:
+    def __init__(self, folder: Path, warden: socket.socket, welcome: Welcome, policy: Policy | None) -> None:
         self._folder = folder
         self._warden = warden
         self._welcome = welcome
+        self._policy = policy
         self._workers: dict[int, Process] = {}
         self._unseen: set[int] = set()
         """Workers that have not greeted the warden: it cannot see them die."""
@@ -87,6 +92,7 @@ class Head:
             stdout=self._welcome.log,
             stderr=Process.STDOUT,
             options=ProcessOptions(make_inf_channels=True),  # else tasks cannot make Dragon's own objects
+            policy=self._policy,
         )
         try:
             process.start()
@@ -111,13 +117,48 @@ class Head:
             link.send(self._warden, "exit", worker_id, 1 if code is None else int(code))
 
 
-def main(folder: str) -> None:
+def main(folder: str, name: str = "") -> None:
     """Run until the warden is gone.
+
+    Over several hosts there is a head on each, which has workers started there; the first one starts the others.
 
     Args:
         folder: The pool's private folder.
+        name: How Dragon knows this host; empty for the first one, or the only one.
     """
+    others = Path(folder, OTHERS)
+    if not name and others.exists():
+        found = {Node(number).hostname: number for number in System().nodes}
+        name = socket.gethostname()
+        for host, place in json.loads(others.read_text()):
+            if host not in found:  # asking for it would end Dragon as a whole
+                sys.exit(f"Dragon has no host {host!r}, it has {', '.join(found)}")
+            _start_head(host, place)
     with contextlib.suppress(ConnectionError):  # the warden is gone, or has given this Dragon up: so its end is near
         warden, welcome, _ = link.greet(Path(folder), link.HEAD)
         sys.path[:] = welcome.sys_path
-        Head(Path(folder), warden, welcome).serve()
+        Head(Path(folder), warden, welcome, _policy_for(name) if name else None).serve()
+
+
+def _policy_for(host: str) -> Policy:
+    return Policy(placement=Policy.Placement.HOST_NAME, host_name=host)
+
+
+def _start_head(host: str, folder: str) -> None:
+    program, *arguments = bootstrap.command("rhapsody-head", "rhapsody.backends.dragon.head", folder, host)
+    process = Process(
+        target=program,
+        args=arguments,
+        cwd=folder,
+        stdin=Process.DEVNULL,
+        stdout=str(Path(folder, "head.log")),
+        stderr=Process.STDOUT,
+        options=ProcessOptions(make_inf_channels=True),
+        policy=_policy_for(host),
+    )
+    process.start()
+    _heads.append(process)
+
+
+_heads: list[Process] = []
+"""Those of other hosts: Dragon ends a process that nobody refers to."""

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HELLO = struct.Struct("<32sQ")
-"""First message of whoever connects: the token, and the worker's id, or `HEAD`."""
+"""First message of whoever connects: the token, and the worker's id, `HEAD` or `HAND`."""
 HEAD = 0
+HAND = (1 << 64) - 1
+"""Who brings a command that is to be run: see `rhapsody.backends.dragon.hand`."""
 MESSAGE_BYTES = 1 << 20
 _TOKEN = "token"  # noqa: S105 - the file's name
 _SOCKET = "warden"
@@ -34,7 +36,7 @@ class Welcome(NamedTuple):
         token: For the pool.
         log: File that collects what workers print outside of tasks.
         sys_path: Import path of the session.
-        path: `PATH` of the session: Dragon's own is another.
+        environ: Variables that workers find, besides those of Dragon, which are the same on all its hosts.
         cpus: That the session may use.
     """
 
@@ -42,7 +44,7 @@ class Welcome(NamedTuple):
     token: bytes
     log: str
     sys_path: tuple[str, ...]
-    path: str
+    environ: dict[str, str]
     cpus: tuple[int, ...]
 
 
@@ -69,9 +71,7 @@ def greet(folder: Path, who: int) -> tuple[socket.socket, Welcome, list[int]]:
         ConnectionError: The warden is gone, or knows of no such worker.
     """
     with contextlib.ExitStack() as stack:
-        connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        connection.connect(str(folder / _SOCKET))
-        connection.send(HELLO.pack((folder / _TOKEN).read_bytes(), who))
+        connection = stack.enter_context(connect(folder, who))
         data, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_BYTES, 3)
         if not data:
             raise ConnectionError("the warden has hung up")
@@ -79,6 +79,20 @@ def greet(folder: Path, who: int) -> tuple[socket.socket, Welcome, list[int]]:
     for descriptor in descriptors:
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - positional only
     return connection, Welcome(*marshal.loads(data)), descriptors  # noqa: S302 - the folder is this user's alone
+
+
+def connect(folder: Path, who: int) -> socket.socket:
+    """Connect, and show the token.
+
+    Raises:
+        OSError: Nobody is there.
+    """
+    with contextlib.ExitStack() as stack:
+        connection = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        connection.connect(str(folder / _SOCKET))
+        connection.send(HELLO.pack((folder / _TOKEN).read_bytes(), who))
+        stack.pop_all()
+    return connection
 
 
 def send(connection: socket.socket, *message: Any) -> None:  # noqa: ANN401 - what marshal can carry

@@ -19,16 +19,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rhapsody.backends.dragon import link
-from rhapsody.backends.dragon.frontend import FrontEnd, Plan, allow_many_descriptors
+from rhapsody.backends.dragon.frontend import allow_many_descriptors
+from rhapsody.backends.dragon.part import Part
+from rhapsody.backends.dragon.plan import Plan, Role
 from rhapsody.backends.keeper import Duty, Keeper, say, take_up
-from rhapsody.node.processes import children, describe_exit, end_children
+from rhapsody.node.processes import children, end_children
 
-START_LIMIT_S = 60.0
+START_LIMIT_S, START_LIMIT_OF_SEVERAL_S = 60.0, 100.0
 TRIES = 2
 BEAT_S = 5.0
 BEAT_LIMIT_S = 60.0
 """Dragon that does not answer for so long is given up. It may be busy starting workers, 20 ms each."""
 _HELLO_LIMIT_S = 5.0
+
+
+def start_limit_s(plan: Plan) -> float:
+    """Return how long a start may take; on other hosts than the first, how long all tries of that may take."""
+    if plan.role == Role.ALONE:
+        return START_LIMIT_S
+    return START_LIMIT_OF_SEVERAL_S * (TRIES + 0.2 if plan.role == Role.OTHER else 1)
 
 
 class _Worker(NamedTuple):
@@ -43,7 +52,8 @@ class Warden(Keeper):
         super().__init__(session, duty)
         self._folder = Path(duty.folder)
         self._plan = plan
-        self._front_end: FrontEnd | None = None
+        self._part: Part | None = None
+        self._limit_s = start_limit_s(plan)
         self._tries = 0
         self._started = 0.0
         self._head: socket.socket | None = None
@@ -62,53 +72,65 @@ class Warden(Keeper):
 
     def _step(self, wait_s: float | None = None) -> None:
         now = time.monotonic()
-        if self._front_end is None:
+        if self._part is None:
             self._start_dragon(now)
         elif self._is_up and now >= self._next_beat:
             self._beat(now)
-        elif not self._is_up and now >= self._started + START_LIMIT_S:
-            self._start_failed(f"it was not up within {START_LIMIT_S:g} s")
+        elif not self._is_up and now >= self._started + self._limit_s:
+            self._start_failed(f"it was not up within {self._limit_s:g} s")
         if not self._is_over:
             super()._step(self._until_next() if wait_s is None else wait_s)
 
     def _until_next(self) -> float:
         """Return the seconds until something is due without anybody asking for it."""
-        if self._front_end is None:
+        if self._part is None:
             return 0.0
-        due = self._next_beat if self._is_up else self._started + START_LIMIT_S
+        due = self._next_beat if self._is_up else self._started + self._limit_s
         return max(0.0, due - time.monotonic())
 
     def _start_dragon(self, now: float) -> None:
         self._tries += 1
-        self._started = now
-        self._front_end = FrontEnd(self._folder, self._plan)
+        if self._plan.role != Role.OTHER or not self._started:
+            self._started = now
+        self._part = Part(self._folder, self._plan)
         try:
-            self._front_end.start()
+            self._part.start()
         except OSError as exc:
             self._start_failed(f"it could not be started: {exc}")
 
     def _start_failed(self, why: str) -> None:
-        if self._front_end is None:
+        if self._part is None:
             return
         self._drop_head()
-        self._front_end.end()
-        text = f"Dragon did not start: {why}; {self._front_end.last_words()}"
-        self._front_end = None
-        if self._tries < TRIES:
+        text = f"Dragon did not start: {why}; {self._part.last_words()}"
+        self._end_part()
+        if self._may_try_again():
             say(f"{text}\nit is tried again")
             return
         self._give_up(f"{text}\n(tried {self._tries} times)")
 
+    def _may_try_again(self) -> bool:
+        if self._plan.role == Role.OTHER:  # the first host's warden tries, and hands over a back end anew
+            return time.monotonic() < self._started + self._limit_s
+        return self._tries < TRIES
+
+    def _end_part(self) -> None:
+        if self._part is not None:
+            if self._part.back_end is not None:
+                self._selector.unregister(self._part.back_end.hand.fileno())
+            self._part.end()
+            self._part = None
+
     def _beat(self, now: float) -> None:
         if now - self._heard > BEAT_LIMIT_S:
             self._lose(f"it did not answer for {now - self._heard:.0f} s")
-        elif self._front_end is not None:
-            self._front_end.note_shared_memory()
+        elif self._part is not None:
+            self._part.note_shared_memory()
             self._next_beat = now + BEAT_S
             self._order("beat")
 
     def _lose(self, why: str) -> None:
-        said = "" if self._front_end is None else f"; {self._front_end.last_words()}"
+        said = "" if self._part is None else f"; {self._part.last_words()}"
         self._give_up(f"Dragon is gone: {why}{said}")
 
     def _give_up(self, why: str) -> None:
@@ -138,23 +160,24 @@ class Warden(Keeper):
     def _end_runtime(self) -> None:
         self._drop_head()
         self._listener.close()
-        if self._front_end is not None:
-            self._front_end.end()
+        self._end_part()
 
     def _bury(self) -> None:
-        front_end = self._front_end
-        if front_end is not None and front_end.pid and (code := front_end.exit_code()) is not None:
-            end = f"its front end {describe_exit(code)}"
-            if self._is_up:
-                self._lose(end)
-            else:
-                self._start_failed(end)
+        why = self._part.why_ended() if self._part is not None else ""
+        if why:
+            self._part_ended(why)
             return
-        keep = [front_end.pid] if front_end is not None and front_end.pid else []
+        keep = self._part.pids if self._part is not None else []
         if len(children()) > len(keep):  # left by a worker that died, or by a task that it had run
             end_children(keep=keep)
 
-    # The head
+    def _part_ended(self, why: str) -> None:
+        if self._is_up:
+            self._lose(why)
+        else:
+            self._start_failed(why)
+
+    # The head and hands
 
     def _order(self, *message: str | int) -> None:
         if self._head is not None:
@@ -166,11 +189,7 @@ class Warden(Keeper):
             return
         message = link.receive(self._head)
         if message is None:
-            why = "its head program has ended"
-            if self._is_up:
-                self._lose(why)
-            else:
-                self._start_failed(why)
+            self._part_ended("its head program has ended")
             return
         self._heard = time.monotonic()
         kind, *rest = message
@@ -180,11 +199,27 @@ class Warden(Keeper):
             self._worker_ended(*rest)
 
     def _come_up(self, version: str) -> None:
-        if self._front_end is not None:
-            self._front_end.note_shared_memory()
+        if self._part is not None:
+            self._part.note_shared_memory()
         self._is_up = True
         self._next_beat = self._heard + BEAT_S
         self._tell("up", version, self._heard - self._started, self._tries)
+
+    def _take_hand(self, connection: socket.socket) -> None:
+        """Start the back end that it brings, and end it when the hand is gone."""
+        try:
+            if self._part is None:
+                raise ConnectionError("nothing is started here")
+            self._part.take(connection)
+        except (OSError, ValueError) as exc:
+            say(f"a hand was sent away: {exc}")
+            connection.close()
+            return
+        self._watch(connection.fileno(), self._hear_hand)
+
+    def _hear_hand(self) -> None:
+        if self._part is not None and self._part.back_end is not None and not self._part.back_end.hear():
+            self._part_ended("the ssh that had started its back end on this host is gone")
 
     def _drop_head(self) -> None:
         if self._head is not None:
@@ -219,6 +254,8 @@ class Warden(Keeper):
             return
         if not hmac.compare_digest(token, self._token):
             connection.close()
+        elif who == link.HAND:
+            self._take_hand(connection)
         elif who == link.HEAD:
             self._welcome_head(connection)
         else:
@@ -226,7 +263,7 @@ class Warden(Keeper):
                 self._welcome_worker(connection, who)
 
     def _welcome_head(self, connection: socket.socket) -> None:
-        if self._head is not None or self._front_end is None:
+        if self._head is not None or self._part is None:
             connection.close()  # of a try that was given up
             return
         connection.settimeout(BEAT_LIMIT_S)  # one that takes no orders any more is noticed by its beats
@@ -253,8 +290,8 @@ class Warden(Keeper):
 
     def _welcome(self) -> bytes:
         duty = self._duty
-        path, cpus = os.environ.get("PATH", os.defpath), tuple(os.sched_getaffinity(0))
-        return marshal.dumps(tuple(link.Welcome(duty.address, duty.token, duty.log, duty.sys_path, path, cpus)))
+        environ, cpus = dict(os.environ), tuple(os.sched_getaffinity(0))
+        return marshal.dumps(tuple(link.Welcome(duty.address, duty.token, duty.log, duty.sys_path, environ, cpus)))
 
     def _worker_died(self, worker_id: int) -> None:
         if worker_id not in self._workers:
@@ -283,4 +320,4 @@ def main(descriptor: str) -> None:
     """
     session, duty, further = take_up(int(descriptor))
     allow_many_descriptors()
-    Warden(session, duty, Plan(*marshal.loads(further))).serve()  # noqa: S302 - inherited
+    Warden(session, duty, Plan(**marshal.loads(further))).serve()  # noqa: S302 - inherited

@@ -27,7 +27,9 @@ def main(folder: str, worker_id: str) -> None:
         signal.signal(number, signal.SIG_DFL)
     connection, welcome, descriptors = link.greet(Path(folder), int(worker_id))
     connection.close()
-    os.environ["PATH"] = welcome.path
+    own = {name: value for name, value in os.environ.items() if "DRAGON" in name}
+    os.environ.clear()  # it is that of the host on which Dragon's head program runs
+    os.environ.update(welcome.environ | own)
     os.sched_setaffinity(0, welcome.cpus)
     sys.path[:] = welcome.sys_path
     memory = Descriptors(descriptors[0], (descriptors[1], descriptors[2])) if descriptors else None

@@ -43,7 +43,7 @@ def main() -> None:
         wait_all=values_of,
         values_of=values_of,
     )
-    waiting = f"Batch.function() per task, get() of each; {workers} workers: it takes half of the CPUs at most"
+    waiting = f"Batch.function() per task, get() of each; workers: {workers}, it takes half of the CPUs at most"
     measure.write_report(order, metrics, version=importlib.metadata.version("dragonhpc"), waiting=waiting)
     batch.join()
 

@@ -68,7 +68,7 @@ def main() -> None:
     metrics = asyncio.run(run(order))
     waiting = "Session.submit_tasks(list of all), asyncio.wait(all futures)"
     if order.backend == OVER_DRAGON:
-        waiting += f"; {inside_dragon.batch_workers(order.workers)} workers: Batch takes half of the CPUs at most"
+        waiting += f"; workers: {inside_dragon.batch_workers(order.workers)}, Batch takes half of the CPUs at most"
     version = importlib.metadata.version("rhapsody-py")
     measure.write_report(order, metrics, version=version, waiting=waiting)
 

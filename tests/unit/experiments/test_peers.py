@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -15,6 +16,7 @@ from rhapsody.backends import shared_memory
 from rhapsody.errors import BackendError, SpecError
 from rhapsody.experiments import leftovers, peers, systems
 from rhapsody.experiments.peer_scripts.measure import Order
+from tests.requirements import needs_module
 
 PYTHON = Path(sys.executable)
 LONG_ENOUGH_S = 60.0
@@ -225,6 +227,34 @@ def test_script_over_dragon_gets_sane_sizes_unless_the_user_has_set_them(
     assert int(seen["DRAGON_DEFAULT_SEG_SZ"]) >= 1 << 28
     assert seen["DRAGON_INF_SEG_SZ"] == "7"
     assert seen["PATH"].startswith(f"{dragon.parent}:")
+
+
+@pytest.mark.dragon
+@needs_module("dragon", install="rhapsody-hpc[dragon]")
+def test_pool_over_dragon_is_measured(tmp_path: Path) -> None:
+    launch = peers.Launch(PYTHON, peers.HERE / "peer_scripts" / "run_dragon_pool.py", over_dragon=True)
+    wanted = replace(order(tmp_path), backend="map, chunksize 1")
+
+    report, left = peers.run(launch, wanted, LONG_ENOUGH_S)
+
+    assert report.metrics["tasks_per_s"] > 0
+    assert report.metrics["workers_cpu_us_per_task"] > 0
+    assert left == []
+
+
+@pytest.mark.dragon
+@needs_module("dragon", install="rhapsody-hpc[dragon]")
+def test_nothing_is_left_of_dragon_when_it_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "SHUTDOWN_S", 0.5)
+    path = script(tmp_path, "report(str(os.getppid())); import time; time.sleep(600)")
+
+    report, left = peers.run(peers.Launch(PYTHON, path, over_dragon=True), order(tmp_path), LONG_ENOUGH_S)
+
+    front_end = int(report.version)
+    files = [Path(name.removeprefix("file ")) for name in left if name.startswith("file ")]
+    assert not is_there(front_end)
+    assert any(file.name.startswith("DD") for file in files)
+    assert not [file for file in files if file.exists()]
 
 
 def test_environment_of_a_system_without_its_own_is_this_interpreter() -> None:

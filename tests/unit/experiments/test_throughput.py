@@ -93,7 +93,7 @@ def test_plan_leaves_out_sizes_that_are_too_large_for_a_slow_peer_and_says_why()
         ("rhapsody (journal on)", 2_048),
     ]
     assert len(found.left_out) == 1
-    assert found.left_out[0].startswith("dragon-batch, functions: not at n=2,048, since it manages a few")
+    assert found.left_out[0].startswith("dragon-batch, functions: not at n=2,048, since it manages few tasks a second")
 
 
 def test_plan_adds_the_largest_size_of_a_slow_peer_for_all_when_it_can_take_no_other() -> None:
@@ -123,8 +123,8 @@ def test_plan_limits_dragons_pool_only_where_each_item_travels_alone() -> None:
     found = plan(settings(peer_names=("dragon-pool",), sizes=(50_000,), journal_off=False))
 
     assert [(variant.label, n) for variant, n in found.runs if variant.system.name == "dragon-pool"] == [
-        ("dragon-pool (map)", 256),
-        ("dragon-pool (map, chunksize 1)", 256),
+        ("dragon-pool (map)", 4_096),
+        ("dragon-pool (map, chunksize 1)", 4_096),
         ("dragon-pool (map)", 50_000),
     ]
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rhapsody.backends.dragon.frontend import FrontEnd, Plan, write_config_program
+from rhapsody.backends.dragon.frontend import FrontEnd, write_config_program
+from rhapsody.backends.dragon.plan import Plan
 from tests.requirements import needs_module
 
 if TYPE_CHECKING:

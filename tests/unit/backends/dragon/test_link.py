@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-WELCOME = link.Welcome("address", b"pool", "log", ("a", "b"), "/bin", (0, 1))
+WELCOME = link.Welcome("address", b"pool", "log", ("a", "b"), {"PATH": "/bin"}, (0, 1))
 
 
 @pytest.fixture
