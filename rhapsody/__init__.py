@@ -22,6 +22,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rhapsody.backends.dragon.backend import DragonBackend
+    from rhapsody.backends.dragon.backend import DragonBackend as DragonExecutionBackend
     from rhapsody.backends.local import LocalBackend
     from rhapsody.backends.local import LocalBackend as ConcurrentExecutionBackend
     from rhapsody.errors import (
@@ -66,6 +68,7 @@ _HOMES = {
     "Cause": "rhapsody.model.outcome",
     "Failure": "rhapsody.model.outcome",
     "LocalBackend": "rhapsody.backends.local",
+    "DragonBackend": "rhapsody.backends.dragon.backend",
     "RhapsodyError": "rhapsody.errors",
     "SpecError": "rhapsody.errors",
     "BackendError": "rhapsody.errors",
@@ -78,6 +81,7 @@ _HOMES = {
     "time_left": "rhapsody.model.time_left",
 }
 """Where each public name lives; imported when first used, so that workers and `--help` start quickly."""
+_AS_RHAPSODY_PY_CALLS_IT = {"ConcurrentExecutionBackend": "LocalBackend", "DragonExecutionBackend": "DragonBackend"}
 
 __all__ = [
     "Allocation",
@@ -87,6 +91,8 @@ __all__ = [
     "Completed",
     "ComputeTask",
     "ConcurrentExecutionBackend",
+    "DragonBackend",
+    "DragonExecutionBackend",
     "Event",
     "Failure",
     "JournalError",
@@ -113,8 +119,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any of the public names
-    if name == "ConcurrentExecutionBackend":  # what users of rhapsody-py call it
-        name = "LocalBackend"
+    name = _AS_RHAPSODY_PY_CALLS_IT.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

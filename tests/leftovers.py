@@ -1,4 +1,4 @@
-"""What a run left behind: processes, and `rhapsody*` in /dev/shm and the temporary folder.
+"""What a run left behind: processes, `rhapsody*` in /dev/shm and the temporary folder, Dragon's shared memory.
 
 `python -m tests.leftovers` prints, a line each, what is there now of this checkout's virtual
 environment; two such lists, of before and after, say what was left.
@@ -94,9 +94,10 @@ def left_running(mark: str, venv: Path | None = None) -> list[Process]:
 
 
 def entries() -> set[Path]:
-    """Return what is named `rhapsody*` in /dev/shm and the temporary folder."""
-    folders = {Path("/dev/shm"), Path(tempfile.gettempdir())}  # noqa: S108 - looked at, not used
-    return {entry for folder in folders for entry in folder.glob("rhapsody*")}
+    """Return what is named `rhapsody*` in /dev/shm and the temporary folder, and what is Dragon's in /dev/shm."""
+    shared = Path("/dev/shm")  # noqa: S108 - looked at, not used
+    found = {entry for folder in (shared, Path(tempfile.gettempdir())) for entry in folder.glob("rhapsody*")}
+    return found | set(shared.glob("DD*"))
 
 
 def _descends(process: Process, there: dict[int, Process]) -> bool:

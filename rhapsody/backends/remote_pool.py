@@ -81,7 +81,7 @@ class RemotePool:
             "told": on_told,
             "up": self._come_up,
             "failed": self._fail,
-            "lost": self._lose,
+            "lost": self._give_up,
         }
         self._up: asyncio.Future[None]
         self._process: subprocess.Popen[bytes] | None = None
@@ -243,12 +243,21 @@ class RemotePool:
 
     # Its end
 
-    def _lose(self, reason: str) -> None:
-        """Settle everything, the node being lost."""
+    def _give_up(self, reason: str) -> None:
+        """Let the executor, which can start no more workers, end and clear up after itself."""
+        self._lose(reason, ("end",))
+
+    def _lose(self, reason: str, *last: tuple[Any, ...]) -> None:
+        """Settle everything, the node being lost.
+
+        Args:
+            reason: Why.
+            last: What the executor is told; without a word its `ssh` is killed.
+        """
         if self._line is None:
             return
-        self._hang_up()
-        if self._process is not None and self._process.poll() is None:
+        self._hang_up(*last)
+        if not last and self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
         if not self._up.done():

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rhapsody.backends.dragon.backend import DragonBackend
+from rhapsody.backends.dragon.surroundings import is_installed
 from rhapsody.backends.local import LocalBackend
 from rhapsody.errors import unknown_name
 
@@ -46,6 +47,8 @@ def choose_backend(wanted: str | Backend | None, allocation: Allocation, notify:
 
 
 def _automatic(nodes: int) -> tuple[str, str]:
-    if nodes > 1:
-        return "dragon", f"the allocation has {nodes} nodes, and the local backend runs on one"
-    return "local", "the allocation is one node; ask for dragon where tasks use Dragon's own objects"
+    if nodes == 1:
+        return "local", "the allocation is one node; ask for dragon where tasks use Dragon's own objects"
+    if is_installed():
+        return "dragon", f"the allocation has {nodes} nodes, which Dragon makes one runtime"
+    return "local", f"dragonhpc is not installed; on {nodes} nodes tasks then share nothing but files"

@@ -84,7 +84,44 @@ async def _loses(session: Session, folder: str) -> object:
     }
 
 
-WHAT = {"places": _places, "loses": _loses}
+_kept: list[object] = []
+"""What Dragon would destroy when nobody refers to it."""
+
+
+def make_dictionary(hosts: int) -> str:
+    """Return a name of a dictionary of Dragon's over so many hosts."""
+    from dragon.data.ddict import DDict
+
+    made = DDict(1, hosts, hosts * (128 << 20))
+    _kept.append(made)
+    return str(made.serialize())
+
+
+def meet(dictionary: str, number: int, count: int) -> list[str]:
+    """Return where so many of these run; each learns it from the dictionary."""
+    from dragon.data.ddict import DDict
+
+    met = DDict.attach(dictionary)
+    met[f"host {number}"] = socket.gethostname()
+    deadline = time.monotonic() + 60
+    while not all(f"host {other}" in met for other in range(count)):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the others did not come")
+        time.sleep(0.05)
+    return [str(met[f"host {other}"]) for other in range(count)]
+
+
+async def _meets(session: Session, _folder: str) -> object:
+    """Have functions on all hosts meet in a dictionary of Dragon's."""
+    count = len(session.allocation.nodes)
+    dictionary = ComputeTask(make_dictionary, args=(count,))
+    meeting = [ComputeTask(meet, args=(dictionary, number, count)) for number in range(count)]
+    await session.submit([dictionary, *meeting])
+    await session.wait()
+    return {"met": [task.return_value if task.state is State.DONE else str(task.exception) for task in meeting]}
+
+
+WHAT = {"places": _places, "loses": _loses, "meets": _meets}
 
 
 async def campaign(session: Session, args: list[str]) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.hosts.job import Job
 from tests.hosts.namespaces import Hosts
+from tests.hosts.over import Campaign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,3 +51,16 @@ def make_job(tmp_path: Path) -> Iterator[Callable[[Hosts], Job]]:
 
     for job in jobs:
         job.reap()
+
+
+@pytest.fixture
+def over(
+    make_hosts: Callable[[int], Hosts], make_job: Callable[[Hosts], Job], tmp_path: Path
+) -> Callable[[int], Campaign]:
+    """Return what makes a campaign over so many hosts."""
+
+    def make(count: int) -> Campaign:
+        hosts = make_hosts(count)
+        return Campaign(make_job(hosts), tmp_path, hosts)
+
+    return make

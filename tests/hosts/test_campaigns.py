@@ -6,16 +6,12 @@ import asyncio
 import json
 import os
 import signal
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from rhapsody.telemetry.reader import read_events
-from tests.eventually import eventually
+from tests.hosts.over import RHAPSODY
 from tests.hosts.started import child_of
-from tests.leftovers import processes
 from tests.requirements import needs_command, needs_module
 
 if TYPE_CHECKING:
@@ -23,9 +19,7 @@ if TYPE_CHECKING:
 
     from tests.hosts.job import Job
     from tests.hosts.namespaces import Hosts
-
-    MakeHosts = Callable[[int], Hosts]
-    MakeJob = Callable[[Hosts], Job]
+    from tests.hosts.over import Campaign
 
 pytestmark = [
     needs_command("ip", package="iproute2"),
@@ -39,90 +33,7 @@ BACKENDS = [
     pytest.param("dragon", marks=[pytest.mark.dragon, needs_module("dragon", install="rhapsody-hpc[dragon]")]),
 ]
 STILL_S = 4.0
-RHAPSODY = str(Path(sys.executable).with_name("rhapsody"))
-FILE = Path(__file__).with_name("campaign.py")
-
-
-class Campaign:
-    """A campaign in a job over hosts.
-
-    Args:
-        job: The job; its agent on rank 0 starts the campaign.
-        folder: For the run folder, and for what tasks write down.
-        hosts: Where the job is.
-    """
-
-    def __init__(self, job: Job, folder: Path, hosts: Hosts) -> None:
-        self.job, self.hosts = job, hosts
-        self.folder = folder / "said"
-        self.folder.mkdir()
-        self._runs = folder / "runs"
-
-    def start(self, what: str, backend: str, *options: str, cores: int = 1, ranks: list[int] | None = None) -> None:
-        """Start agents, on all hosts unless said, and the campaign."""
-        run = [RHAPSODY, "run", str(FILE), "--backend", backend, "--cores", str(cores)]
-        command = ["env", f"RHAPSODY_RUNS={self._runs}", *run, *options, "--", what, str(self.folder)]
-        self.job.start("", command=command, ranks=ranks)
-
-    async def found(self, *, within_s: float = 100) -> Any:  # noqa: ANN401 - as the campaign has it
-        """Return what came of it, once it has ended."""
-        await self.job.ended(within_s=within_s)
-        await self.job.says("found {")
-        return json.loads(self.job.agents[0].said.partition("found ")[2].partition("\n")[0])
-
-    @property
-    def run_dir(self) -> Path:
-        """The run folder."""
-        (found,) = self._runs.iterdir()
-        return found
-
-    def placed(self) -> dict[str, list[tuple[str, list[int]]]]:
-        """Return where the mapper put each task's ranks: host and CPUs."""
-        said = json.loads((self.run_dir / "run.json").read_text())["allocation"]["nodes"]
-        names, cpus = [node["name"] for node in said], [node["cpus"] for node in said]
-        events = [event for event in read_events(self.run_dir, lambda _tail: None) if event.slots]
-        return {
-            event.uid: [(names[node], sorted(cpus[node][core] for core in cores)) for node, cores, _ in event.slots]
-            for event in events
-        }
-
-    async def staying(self, count: int) -> dict[str, str]:
-        """Return the host of each first attempt that stays, once so many do."""
-        await self.job.says("started", within_s=60)
-        agent = self.job.agents[0]
-        await eventually(
-            lambda: self._staying() >= count or agent.code is not None, within_s=60, what=f"{count} tasks run"
-        )
-        assert agent.code is None, self.job.said()
-        return {path.stem: path.read_text() for path in self.folder.glob("*.1")}
-
-    def _staying(self) -> int:
-        return len(list(self.folder.glob("*.1")))
-
-    def go(self) -> None:
-        """Let tasks that stay end."""
-        (self.folder / "go").touch()
-
-    async def nothing_is_left(self) -> None:
-        """Return once nothing runs on any host; nothing lies about either."""
-        names = self.hosts.names
-
-        def running() -> list[str]:
-            return [process for name in names for process in self.hosts.processes(name)]
-
-        await eventually(lambda: not running(), within_s=20, what=f"no process is left: {running()}")
-        assert [entry for name in names for entry in self.hosts.leftovers(name)] == []
-
-
-@pytest.fixture
-def over(make_hosts: MakeHosts, make_job: MakeJob, tmp_path: Path) -> Callable[[int], Campaign]:
-    """Return what makes a campaign over so many hosts."""
-
-    def make(count: int) -> Campaign:
-        hosts = make_hosts(count)
-        return Campaign(make_job(hosts), tmp_path, hosts)
-
-    return make
+EXECUTOR = b"\0rhapsody-executor\0"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -212,7 +123,7 @@ async def test_a_host_that_stands_still_for_a_while_is_not_lost(backend: str, ov
     campaign = over(2)
     campaign.start("loses", backend, cores=2)
     await campaign.staying(4)
-    executor = _executor(campaign, "node1")
+    executor = campaign.pid_of(EXECUTOR)
 
     os.kill(executor, signal.SIGSTOP)
     campaign.go()
@@ -229,7 +140,7 @@ async def test_a_host_whose_executor_is_killed_is_lost_and_clean(backend: str, o
     campaign.start("loses", backend, cores=2)
     hosts = await campaign.staying(4)
 
-    os.kill(_executor(campaign, "node1"), signal.SIGKILL)
+    os.kill(campaign.pid_of(EXECUTOR), signal.SIGKILL)
     await campaign.job.says("node1 is lost", within_s=12)
     campaign.go()
     found = await campaign.found()
@@ -256,7 +167,7 @@ async def test_control_c_ends_it_on_all_hosts(backend: str, over: Callable[[int]
 
 @pytest.mark.parametrize("backend", BACKENDS)
 async def test_a_killed_session_is_gone_on_all_hosts_and_goes_on_when_resumed(
-    backend: str, over: Callable[[int], Campaign], make_job: MakeJob, tmp_path: Path
+    backend: str, over: Callable[[int], Campaign], make_job: Callable[[Hosts], Job]
 ) -> None:
     campaign = over(2)
     campaign.start("loses", backend, cores=2)
@@ -276,15 +187,3 @@ async def test_a_killed_session_is_gone_on_all_hosts_and_goes_on_when_resumed(
     found = json.loads(again.agents[0].said.partition("found ")[2].partition("\n")[0])
     assert len(hosts) == 4
     assert sorted(state for _, state, _, _ in found["tasks"]) == ["DONE", "DONE", "UNKNOWN", "UNKNOWN"]
-
-
-def _executor(campaign: Campaign, name: str) -> int:
-    """Return the process id of a host's executor, as seen from here."""
-    boot = str(campaign.hosts.temporary)
-    wanted = [
-        pid
-        for pid, each in processes().items()
-        if b"\0rhapsody-executor\0" in each.command and boot.encode() in each.environ and b"-S" not in each.command
-    ]
-    (found,) = wanted
-    return found

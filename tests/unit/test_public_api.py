@@ -9,7 +9,7 @@ import pytest
 
 import rhapsody
 
-FROM_RHAPSODY_PY = ["Session", "ComputeTask", "ConcurrentExecutionBackend"]
+FROM_RHAPSODY_PY = ["Session", "ComputeTask", "ConcurrentExecutionBackend", "DragonExecutionBackend"]
 ATTRIBUTES_FROM_RHAPSODY_PY = ["state", "stdout", "stderr", "exit_code", "return_value", "exception", "uid"]
 
 
@@ -34,6 +34,7 @@ def test_users_of_rhapsody_py_find_their_names() -> None:
     assert [name for name in FROM_RHAPSODY_PY if not hasattr(rhapsody, name)] == []
     assert [name for name in ATTRIBUTES_FROM_RHAPSODY_PY if not hasattr(task, name)] == []
     assert rhapsody.ConcurrentExecutionBackend is rhapsody.LocalBackend
+    assert rhapsody.DragonExecutionBackend is rhapsody.DragonBackend
     assert callable(rhapsody.Session.submit_tasks)
 
 

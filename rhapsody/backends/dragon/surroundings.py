@@ -26,6 +26,13 @@ _FEW_CPUS = 8
 """With so many or fewer, a process that spins while it waits takes a core from those that work."""
 
 
+def is_installed() -> bool:
+    """Return whether Dragon is there; it is not imported, which takes half a second."""
+    found = find_spec("dragon")
+    places = () if found is None else found.submodule_search_locations or ()
+    return any(Path(place, "launcher").is_dir() for place in places)
+
+
 def require_dragon(environ: Mapping[str, str]) -> None:
     """Make sure that Dragon is installed, and that this process is not itself inside of one.
 
@@ -35,9 +42,7 @@ def require_dragon(environ: Mapping[str, str]) -> None:
     Raises:
         BackendError: It is not so.
     """
-    found = find_spec("dragon")  # which does not import it: that takes half a second
-    places = () if found is None else found.submodule_search_locations or ()
-    if not any(Path(place, "launcher").is_dir() for place in places):
+    if not is_installed():
         raise BackendError(
             "the dragon backend needs dragonhpc, which is not installed in this environment;"
             " run: pip install 'rhapsody-hpc[dragon]'"

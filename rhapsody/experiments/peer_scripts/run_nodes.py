@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import rhapsody
 from rhapsody import ComputeTask, Session
 from rhapsody.model.allocation import Allocation
-from rhapsody.telemetry.metrics import measure as measure_run
+from rhapsody.telemetry.metrics import Metrics
+from rhapsody.telemetry.reader import JournalReader, Newcomers
 
 if TYPE_CHECKING or __package__:
     from rhapsody.experiments.peer_scripts import measure
@@ -20,15 +21,17 @@ else:
 if TYPE_CHECKING:
     from rhapsody.telemetry.metrics import Measured
 
+WARM_UP_S = 0.05
+
 
 def noop() -> int:
     """Do nothing but return what a no-op has to."""
     return 1
 
 
-def warm_up() -> int:
-    """Do as little, under a name by which the journal tells it from what is measured."""
-    return 1
+def warm_up() -> None:
+    """Keep a core for so long that all others get such a task too; the journal knows it by its name."""
+    time.sleep(WARM_UP_S)
 
 
 async def run(order: measure.Order, allocation: Allocation) -> tuple[dict[str, float], Path]:
@@ -53,19 +56,38 @@ async def run(order: measure.Order, allocation: Allocation) -> tuple[dict[str, f
     return {**metrics, "overhead_s": meter.wall_s, "opening_s": opening_s}, run_dir
 
 
-def journaled(found: Measured, overhead_s: float, cores: int) -> dict[str, float]:
-    """Return what only the journal knows: utilization, and the mean time that tasks spent in each stage.
+def journaled(run_dir: Path, warm_ups: int, core_s: float) -> dict[str, float]:
+    """Return what only the journal knows: utilization, and the mean time that a task spent in each stage.
 
     Args:
-        found: Metrics of the run, warm-up included.
-        overhead_s: How long the tasks took, warm-up not included.
-        cores: That tasks could get, over all nodes.
+        run_dir: Run folder of the session.
+        warm_ups: Tasks that came first, and are left out.
+        core_s: Cores that tasks could get, over all nodes, times the seconds that they took.
     """
-    busy_core_s = sum(family.cores * family.busy_ns for family in found.families if family.kind == "task") / 1e9
-    stages = {
-        f"{name}_ms": stage.mean_s * 1e3 for name, stage in found.stages.items() if stage and stage.mean_s is not None
-    }
-    return {"core_utilization": busy_core_s / (overhead_s * cores), **stages}
+    before, after = figures_around(run_dir, warm_ups)
+    busy_core_s = sum(family.cores * family.busy_ns for family in after.families if family.label == noop.__name__) / 1e9
+    found = {"core_utilization": busy_core_s / core_s}
+    for name, stage in after.stages.items():
+        earlier = before.stages[name]
+        if stage is not None and earlier is not None and stage.tasks > earlier.tasks:
+            total_s = stage.tasks * (stage.mean_s or 0) - earlier.tasks * (earlier.mean_s or 0)
+            found[f"{name}_ms"] = max(0.0, total_s) * 1e3 / (stage.tasks - earlier.tasks)
+    return found
+
+
+def figures_around(run_dir: Path, warm_ups: int) -> tuple[Measured, Measured]:
+    """Return the metrics of the warm-up, which had ended before anything else was submitted, and of all."""
+    reader = JournalReader(run_dir)
+    metrics = Metrics(reader.uid_of)
+    before = metrics.result()
+    accepted = 0
+    for found in reader:
+        if isinstance(found, Newcomers):
+            if accepted == warm_ups:
+                before = metrics.result()
+            accepted += len(found.numbers)
+        metrics.take(found)
+    return before, metrics.result()
 
 
 def main() -> None:
@@ -73,7 +95,8 @@ def main() -> None:
     order = measure.read_order()
     allocation = Allocation.model_validate_json(Path(order.allocation).read_text())
     metrics, run_dir = asyncio.run(run(order, allocation))
-    metrics |= journaled(measure_run(run_dir), metrics["overhead_s"], allocation.usable_cores)
+    core_s = metrics["overhead_s"] * allocation.usable_cores
+    metrics |= journaled(run_dir, measure.WARM_UP_TASKS_PER_WORKER * order.workers, core_s)
     waiting = "Session.submit(list of all), Session.wait"
     measure.write_report(order, metrics, version=rhapsody.__version__, waiting=waiting)
 

@@ -6,6 +6,7 @@ import pytest
 
 from rhapsody import Allocation, LocalBackend, Node, NodeShape, SpecError
 from rhapsody.backends.dragon.backend import DragonBackend
+from rhapsody.session import backend_choice
 from rhapsody.session.backend_choice import choose_backend
 
 
@@ -28,14 +29,24 @@ def test_nothing_asked_for_gives_the_local_one_without_a_word() -> None:
     assert said == []
 
 
-@pytest.mark.parametrize(("count", "name"), [(1, "local"), (2, "dragon")])
-def test_auto_says_what_it_chose_and_why(count: int, name: str) -> None:
+@pytest.mark.parametrize(
+    ("count", "has_dragon", "name", "why"),
+    [
+        (1, True, "local", "the allocation is one node"),
+        (2, True, "dragon", "the allocation has 2 nodes"),
+        (2, False, "local", "dragonhpc is not installed"),
+    ],
+)
+def test_auto_says_what_it_chose_and_why(
+    count: int, has_dragon: bool, name: str, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_choice, "is_installed", lambda: has_dragon)
     said: list[str] = []
 
     backend = choose_backend("auto", nodes(count), said.append)
 
     assert backend.name == name
-    assert [line.startswith(f"backend: {name}, since the allocation") for line in said] == [True]
+    assert [line.startswith(f"backend: {name}, since {why}") for line in said] == [True]
 
 
 def test_variable_names_the_backend(monkeypatch: pytest.MonkeyPatch) -> None:
