@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhapsody.abc import Report
-from rhapsody.backends import wire
+from rhapsody.backends import streaks, wire
 from rhapsody.backends.decoding import decode, decode_items
 from rhapsody.model.event import State
 from rhapsody.node.processes import is_stopped
@@ -41,16 +41,18 @@ class Lane(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """Makes reports of a worker's records, but for those of plain values.
+    """Makes reports of a worker's records, but for single ones of plain values.
 
     Attributes:
         one: Called with number, attempt, start and end of a task, the kind of its record, and what follows its head.
         items: Called with number and attempt of an array task, start and end, and what follows the record's head; its
             last report is on all those items.
+        streak: Called with records of plain values that are alike.
     """
 
     one: Callable[[tuple[int, int, int, int], int, bytes], Report] = decode
     items: Callable[[int, int, tuple[int, int], bytes], list[Report]] = decode_items
+    streak: Callable[[streaks.Streak], list[Report]] = streaks.reports_of
 
 
 DECODER = Decoder()
@@ -240,6 +242,7 @@ class Member:
         """Read records from `offset` on; return where the first incomplete one begins. The hot path."""
         unpack, segments = wire.RECORD.unpack_from, self._segments
         self._needed = _HEAD
+        looked = offset
         while end - offset >= _HEAD:
             sequence, started, ended, length, kind = unpack(source, offset)
             begin = offset + _HEAD
@@ -255,6 +258,11 @@ class Member:
             index = segment.next
             if sequence != segment.first + index:
                 continue  # read before, from the page
+            if kind <= wire.SCALARS and looked < offset:
+                looked = self._take_streak(segment, source, begin - _HEAD, end, reports)
+                if segment.next > index:
+                    offset = looked
+                    continue
             number, attempt = segment.numbers[index], segment.attempts[index]
             if kind <= wire.SCALARS:
                 value = None if kind == wire.NONE else marshal.loads(source[begin:offset])  # noqa: S302 - authenticated
@@ -272,6 +280,20 @@ class Member:
         while segments and segments[0].next >= len(segments[0].numbers):
             segments.popleft()
         return offset
+
+    def _take_streak(
+        self, segment: _Segment, source: bytearray | mmap.mmap, offset: int, end: int, reports: list[Report]
+    ) -> int:
+        """Read the segment's records from `offset` on at once, if they are alike; return how far was looked."""
+        index = segment.next
+        size = _HEAD + wire.RECORD.unpack_from(source, offset)[3]
+        count = min(len(segment.numbers) - index, (end - offset) // size)
+        looked = offset + count * size
+        if count >= streaks.SHORTEST and (records := streaks.alike(source, offset, count, size)) is not None:
+            segment.next = stop = index + count
+            streak = streaks.Streak(segment.numbers[index:stop], segment.attempts[index:stop], records)
+            reports += self._decoder.streak(streak)
+        return looked
 
     def _take_items(self, segment: _Segment, times: tuple[int, int], data: bytes, reports: list[Report]) -> None:
         found = self._decoder.items(segment.numbers[0], segment.attempts[0], times, data)

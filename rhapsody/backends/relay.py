@@ -13,6 +13,7 @@ from rhapsody.abc import Report
 from rhapsody.backends import wire
 from rhapsody.backends.decoding import decode, decode_items
 from rhapsody.backends.member import Decoder
+from rhapsody.backends.streaks import Streak, reports_of
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure, Stdio
 
@@ -104,15 +105,22 @@ def _keep_items(number: int, attempt: int, times: tuple[int, int], data: bytes) 
     return [Report(number, attempt, DONE, *times, value=Encoded(wire.ITEMS, data), items=extent)]
 
 
-KEEPING = Decoder(_keep, _keep_items)
-"""Leaves encoded what workers have encoded."""
+def _keep_streak(streak: Streak) -> list[Report]:
+    return [Report(streak.numbers[0], streak.attempts[0], DONE, value=streak)]
+
+
+KEEPING = Decoder(_keep, _keep_items, _keep_streak)
+"""Leaves encoded what workers have encoded; of a streak there is one report, whose value it is."""
 
 
 def pack_reports(reports: Iterable[Report]) -> list[tuple[Any, ...]]:
-    """Return reports with encoded values as they travel: a row each, a short one for a plain value."""
+    """Return reports with encoded values as they travel: a row each, a short one for a streak or a plain value."""
     rows: list[tuple[Any, ...]] = []
     for report in reports:
         number, attempt, state, started, ended, value, failure, stdio, items = report
+        if type(value) is Streak:
+            rows.append(tuple(value))
+            continue
         if state is DONE and items is None and type(value) is not Encoded:
             rows.append((number, attempt, started, ended, value))
             continue
@@ -132,7 +140,9 @@ def unpack_reports(rows: Sequence[tuple[Any, ...]], offset_ns: int) -> list[Repo
     """
     reports: list[Report] = []
     for row in rows:
-        if len(row) == _PLAIN:
+        if len(row) == _STREAK:
+            reports += reports_of(Streak(*row), offset_ns)
+        elif len(row) == _PLAIN:
             number, attempt, started, ended, value = row
             # Report(…) spelled quicker: this line runs once per task
             whole = (number, attempt, DONE, started + offset_ns, ended + offset_ns, value, None, None, None)
@@ -142,6 +152,7 @@ def unpack_reports(rows: Sequence[tuple[Any, ...]], offset_ns: int) -> list[Repo
     return reports
 
 
+_STREAK = 3
 _PLAIN = 5
 
 

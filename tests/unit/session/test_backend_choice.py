@@ -38,7 +38,7 @@ def test_nothing_asked_for_gives_the_local_one_without_a_word() -> None:
     ],
 )
 def test_auto_says_what_it_chose_and_why(
-    count: int, has_dragon: bool, name: str, why: str, monkeypatch: pytest.MonkeyPatch
+    count: int, *, has_dragon: bool, name: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_choice, "is_installed", lambda: has_dragon)
     said: list[str] = []
