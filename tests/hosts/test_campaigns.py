@@ -91,10 +91,9 @@ async def test_what_ran_on_a_host_that_is_killed_is_unknown_or_runs_elsewhere(
     await campaign.nothing_is_left()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_host_that_is_cut_off_runs_nothing_on(backend: str, over: Callable[[int], Campaign]) -> None:
+async def test_a_host_that_is_cut_off_runs_nothing_on(over: Callable[[int], Campaign]) -> None:
     campaign = over(2)
-    campaign.start("loses", backend, cores=2)
+    campaign.start("loses", "local", cores=2)
     await campaign.staying(4)
 
     campaign.hosts.unplug("node1")
@@ -105,10 +104,9 @@ async def test_a_host_that_is_cut_off_runs_nothing_on(backend: str, over: Callab
     await campaign.nothing_is_left()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_host_that_comes_late_is_waited_for(backend: str, over: Callable[[int], Campaign]) -> None:
+async def test_a_host_that_comes_late_is_waited_for(over: Callable[[int], Campaign]) -> None:
     campaign = over(2)
-    campaign.start("places", backend, ranks=[0])
+    campaign.start("places", "local", ranks=[0])
     await campaign.job.says("", within_s=5)
     assert campaign.job.agents[0].code is None
 
@@ -118,10 +116,9 @@ async def test_a_host_that_comes_late_is_waited_for(backend: str, over: Callable
     assert found["items"] == ["node0", "node1"]
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-async def test_a_host_that_stands_still_for_a_while_is_not_lost(backend: str, over: Callable[[int], Campaign]) -> None:
+async def test_a_host_that_stands_still_for_a_while_is_not_lost(over: Callable[[int], Campaign]) -> None:
     campaign = over(2)
-    campaign.start("loses", backend, cores=2)
+    campaign.start("loses", "local", cores=2)
     await campaign.staying(4)
     executor = campaign.pid_of(EXECUTOR)
 

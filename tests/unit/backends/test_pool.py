@@ -31,7 +31,7 @@ async def test_function_forgotten_before_its_worker_connects_is_run_all_the_same
     pool = Pool(GuardianStarter(), settings, hear, lambda _reason: None)
     await pool.start()
     pool.define(1, dump_function(lambda: 42))
-    pool.feed(Lane("core-0"), Chunk([7], [1], [1], [()]))
+    pool.feed(Lane("core-0"), Chunk.of([7], [1], [1], [()]))
 
     pool.forget(1)
     await asyncio.wait_for(heard.wait(), 20)

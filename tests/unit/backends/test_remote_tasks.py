@@ -14,7 +14,7 @@ from rhapsody.model.outcome import Cause
 
 def opened(*numbers: int) -> OpenTasks:
     tasks = OpenTasks()
-    tasks.add(Chunk(list(numbers), [1] * len(numbers), [], []))
+    tasks.add(Chunk.of(list(numbers), [1] * len(numbers), [], []))
     return tasks
 
 
@@ -56,7 +56,7 @@ def test_an_attempt_is_known_by_number_and_attempt() -> None:
 @given(st.integers(1, 40), st.lists(st.tuples(st.integers(0, 40), st.integers(1, 8))))
 def test_items_that_no_report_was_on_are_left(count: int, settled: list[tuple[int, int]]) -> None:
     tasks = OpenTasks()
-    tasks.add(Chunk([7], [2], [], [], None, (0, count)))
+    tasks.add(Chunk.of([7], [2], [], [], None, (0, count)))
     ranges = [(first, min(count, first + length)) for first, length in settled if first < count]
 
     tasks.settle([Report(7, 2, State.DONE, items=items) for items in ranges])

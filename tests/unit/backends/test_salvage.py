@@ -112,7 +112,7 @@ def bench() -> Iterator[Bench]:
 
 def numbered(first: int, count: int) -> Chunk:
     numbers = list(range(first, first + count))
-    return Chunk(numbers, [number % 3 + 1 for number in numbers], [1] * count, [(number,) for number in numbers])
+    return Chunk.of(numbers, [number % 3 + 1 for number in numbers], [1] * count, [(number,) for number in numbers])
 
 
 @settings(deadline=None, max_examples=40)
@@ -249,7 +249,7 @@ async def test_guardian_keeps_notes_of_the_dead_only_until_they_are_settled(tmp_
 
     counts: list[int] = []
     for number in range(1, 6):
-        pool.feed(Lane("core-0"), Chunk([number], [1], [1], [()]))
+        pool.feed(Lane("core-0"), Chunk.of([number], [1], [1], [()]))
         await eventually(lambda: len(reports) > len(counts), within_s=20)
         links = [str(link.readlink()) for link in Path(f"/proc/{starter.keeper}/fd").iterdir()]
         counts.append(sum("memfd:rhapsody" in link for link in links))
