@@ -191,8 +191,10 @@ async def _call(campaign: Campaign, args: Sequence[str], outcome: Outcome) -> No
 
 
 def _opening_line(session: Session) -> str:
-    cores, gpus = session.allocation.usable_cores, session.allocation.gpus
-    return f"{session.backend_name} backend, cores: {cores}, GPUs: {gpus}, run folder {session.run_dir}"
+    allocation = session.allocation
+    nodes = f"nodes: {len(allocation.nodes)}, " if len(allocation.nodes) > 1 else ""
+    cores, gpus = allocation.usable_cores, allocation.gpus
+    return f"{session.backend_name} backend, {nodes}cores: {cores}, GPUs: {gpus}, run folder {session.run_dir}"
 
 
 def _is_clean_exit(error: BaseException) -> bool:

@@ -57,7 +57,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str | N
     type=click.IntRange(min=1),
     envvar="RHAPSODY_CORES",
     show_envvar=True,
-    help="Cores that tasks may use; all that this process may run on, unless given. More than those share them.",
+    help="Cores of each node that tasks may use; all that this process may run on, unless given. More share them.",
 )
 @click.option(
     "--gpus",
@@ -65,7 +65,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str | N
     type=click.IntRange(min=0),
     envvar="RHAPSODY_GPUS",
     show_envvar=True,
-    help="GPUs that tasks may use; all that are found, unless given.",
+    help="GPUs of each node that tasks may use; all that are found, unless given.",
 )
 @click.option(
     "--backend",
@@ -121,7 +121,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str | N
 )
 @click.pass_context
 def run(context: click.Context, /, campaign: Path | None, args: tuple[str, ...], **options: Any) -> None:  # noqa: ANN401
-    """Run a campaign on this machine, and show how far it is.
+    """Run a campaign on this machine, or on all nodes of the job that it belongs to, and show how far it is.
 
     CAMPAIGN is a Python file with `async def campaign(session, args)`. ARGS are passed to it as a list of texts: all
     that follows the file and is no option of this command, and everything after `--`.

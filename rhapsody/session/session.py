@@ -50,9 +50,10 @@ class Session:
 
     Args:
         backend: Name of the runtime, or one of your own; `$RHAPSODY_BACKEND`, else `"auto"`.
-        allocation: Nodes to use; else this node, or what `cores` and `gpus` say of it.
-        cores: Cores to use; `$RHAPSODY_CORES`, else those of the affinity mask. More of them share CPUs.
-        gpus: GPUs to use; `$RHAPSODY_GPUS`, else those found.
+        allocation: Nodes to use; else those of the job that a node agent has started this process in, or this node, or
+            what `cores` and `gpus` say of them.
+        cores: Cores to use of each node; `$RHAPSODY_CORES`, else those of the affinity mask. More of them share CPUs.
+        gpus: GPUs to use of each node; `$RHAPSODY_GPUS`, else those found.
         policy: Default for all tasks.
         name: First part of the run folder's name.
         runs: Folder for run folders; `$RHAPSODY_RUNS`, else `./runs`.
@@ -183,7 +184,7 @@ class Session:
             self._run.close()
             raise
         if self.allocation.oversubscribed:
-            cpus = len(os.sched_getaffinity(0))
+            cpus = sum(len(set(node.cpus)) or node.shape.cores for node in self.allocation.nodes)
             self._notify(f"oversubscribed: {self.allocation.usable_cores} cores declared, {cpus} CPUs to run on")
         self._gc_before = gc.get_threshold()
         gc.set_threshold(max(_GC_THRESHOLD, self._gc_before[0]), *self._gc_before[1:])
