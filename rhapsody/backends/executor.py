@@ -8,6 +8,8 @@ killed, and what starts its workers ends them and writes down what they have not
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
 import signal
 import sys
@@ -28,12 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rhapsody.abc import Report
-    from rhapsody.backends.pool import Extent
+    from rhapsody.backends.member import Extent
     from rhapsody.backends.starter import KeeperStarter
 
     MakeStarter = Callable[[relay.Post, Path, Callable[[tuple[Any, ...]], None]], KeeperStarter]
 
 _READ_BYTES = 1 << 18
+_PIPE_BYTES = 1 << 18
+"""So much fits into each pipe: more than a usual message, which so is written and read at once."""
 
 
 class Executor:
@@ -109,9 +113,9 @@ class Executor:
     def _begin(self, *post: Any) -> None:  # noqa: ANN401 - as `Post` has it
         self._starting = self._loop.create_task(self._start(relay.Post(*post)))
 
-    def _feed(self, lane: tuple[Any, ...], chunk: tuple[Any, ...]) -> None:
+    def _feed(self, lane: tuple[Any, ...], *chunk: Any) -> None:  # noqa: ANN401 - as `Chunk.arrived` has it
         if self._pool is not None:
-            self._pool.feed(Lane(*lane), Chunk(*chunk))
+            self._pool.feed(Lane(*lane), Chunk.arrived(*chunk))
 
     def _pass_on(self, order: str, *rest: Any) -> None:  # noqa: ANN401 - as the pool has it
         if self._pool is not None:
@@ -212,6 +216,8 @@ def _take_line() -> int:
     os.dup2(2, 1)
     for descriptor in (0, line):
         os.set_blocking(descriptor, False)
+        with contextlib.suppress(OSError):  # they are no pipes, or this user has too many
+            fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return line
 
 

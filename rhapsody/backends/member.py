@@ -70,23 +70,64 @@ class InFlight(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Tasks for one lane, column by column, as they travel.
+    """Tasks for one lane, as they travel; made by `of` or `arrived`.
+
+    What only the worker has to understand is encoded once, and passed on as it is.
 
     Attributes:
         numbers: Of the tasks.
         attempts: Of each.
-        function_ids: Of each; -1 for executables.
-        payloads: Of each: a tuple of scalars (the arguments) or bytes (pickled `(args, kwargs)`).
+        functions: Ids of all that are called; -1 for executables.
+        heads: Numbers, attempts (one number when it is the same for all) and items, marshalled.
+        body: Function ids (one number when it is the same for all) and payloads, marshalled.
         extras: Of each what few need, or None; None when none has any.
         items: For one array task, the range of its items.
     """
 
     numbers: list[int]
     attempts: list[int]
-    function_ids: list[int]
-    payloads: list[Any]
+    functions: tuple[int, ...]
+    heads: bytes
+    body: bytes
     extras: list[dict[str, Any] | None] | None = None
     items: tuple[int, int] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        numbers: list[int],
+        attempts: list[int],
+        function_ids: list[int],
+        payloads: list[Any],
+        extras: list[dict[str, Any] | None] | None = None,
+        items: tuple[int, int] | None = None,
+    ) -> Chunk:
+        """Return a chunk, given what it tells column by column.
+
+        Args:
+            numbers: Of the tasks, at least one.
+            attempts: Of each.
+            function_ids: Of each; -1 for executables.
+            payloads: Of each: a tuple of scalars (the arguments) or bytes (pickled `(args, kwargs)`).
+            extras: See the attribute.
+            items: See the attribute.
+        """
+        functions = tuple(set(function_ids))
+        all_equal = attempts.count(attempts[0]) == len(attempts)
+        heads = marshal.dumps((numbers, attempts[0] if all_equal else attempts, items), wire.NO_REFERENCES)
+        body = marshal.dumps((functions[0] if len(functions) == 1 else function_ids, payloads))
+        return cls(numbers, attempts, functions, heads, body, extras, items)
+
+    @classmethod
+    def arrived(cls, functions: tuple[int, ...], heads: bytes, body: bytes, extras: bytes) -> Chunk:
+        """Return a chunk, given what `travelling` has returned elsewhere."""
+        numbers, attempts, items = marshal.loads(heads)  # noqa: S302 - from the session
+        attempts = [attempts] * len(numbers) if type(attempts) is int else attempts
+        return cls(numbers, attempts, functions, heads, body, marshal.loads(extras), items)  # noqa: S302 - as above
+
+    def travelling(self) -> tuple[tuple[int, ...], bytes, bytes, bytes]:
+        """Return what has to be told elsewhere to have this chunk there."""
+        return self.functions, self.heads, self.body, marshal.dumps(self.extras)
 
     def tasks(self) -> list[InFlight]:
         """Return the tasks of a chunk that was not sent."""
@@ -98,11 +139,12 @@ class Chunk(NamedTuple):
         kept = [index for index in range(len(self.numbers)) if index not in dropped]
         if not kept:
             return None
-        return Chunk(
+        _, function_ids, payloads = wire.columns(self.heads, self.body)
+        return Chunk.of(
             [self.numbers[index] for index in kept],
             [self.attempts[index] for index in kept],
-            [self.function_ids[index] for index in kept],
-            [self.payloads[index] for index in kept],
+            [function_ids[index] for index in kept],
+            [payloads[index] for index in kept],
             self.extras and [self.extras[index] for index in kept],
             self.items,
         )
@@ -195,16 +237,14 @@ class Member:
             chunk: To be sent.
             settled: Last sequence number whose result is in the journal: the worker may forget that now.
         """
-        first, attempts = self._next, chunk.attempts
+        first = self._next
         self._segments.append(_Segment(first, chunk))
         self._next += len(chunk.numbers)
-        all_equal = attempts.count(attempts[0]) == len(attempts)
-        heads = marshal.dumps((chunk.numbers, attempts[0] if all_equal else attempts, chunk.items))
-        return wire.frame(("run", first, settled, heads, chunk.function_ids, chunk.payloads, chunk.extras))
+        return wire.frame(("run", first, settled, chunk.heads, chunk.body, chunk.extras))
 
     def recall(self, sequence: int, number: int, attempt: int, items: tuple[int, int] | None) -> None:
         """Expect the result of a task that somebody else had sent to the worker."""
-        self._segments.append(_Segment(sequence, Chunk([number], [attempt], [], [], None, items)))
+        self._segments.append(_Segment(sequence, Chunk.of([number], [attempt], [], [], None, items)))
 
     def in_flight(self) -> Iterator[InFlight]:
         """Yield what was sent and not reported on, in order."""
@@ -286,7 +326,7 @@ class Member:
     ) -> int:
         """Read the segment's records from `offset` on at once, if they are alike; return how far was looked."""
         index = segment.next
-        size = _HEAD + wire.RECORD.unpack_from(source, offset)[3]
+        size: int = _HEAD + wire.RECORD.unpack_from(source, offset)[3]
         count = min(len(segment.numbers) - index, (end - offset) // size)
         looked = offset + count * size
         if count >= streaks.SHORTEST and (records := streaks.alike(source, offset, count, size)) is not None:
@@ -354,3 +394,15 @@ class Member:
         if self.connection is not None:
             self.connection.close()
             self.connection = None
+
+
+class Extent(NamedTuple):
+    """How far the results of a pool's workers were read.
+
+    Attributes:
+        buried: Workers whose end was settled.
+        members: Living ones, each with the last sequence number.
+    """
+
+    buried: int
+    members: list[tuple[Member, int]]

@@ -101,7 +101,7 @@ class Packer:
             extras.append(extra)
         if not numbers:
             return None, refused
-        return Chunk(numbers, attempts, ids, payloads, extras if any_extra else None), refused
+        return Chunk.of(numbers, attempts, ids, payloads, extras if any_extra else None), refused
 
     def pack_items(self, task: ArrayTask, items: tuple[int, int], attempt: int, cpus: list[int] | None) -> Chunk:
         """Return a range of an array task's items as a chunk.
@@ -116,7 +116,7 @@ class Packer:
             payload = pickle_value(part if type(part) in (list, tuple) else list(part))
         extra = self.extra_of(task, cpus)
         extra["items"] = items
-        return Chunk([task.number], [attempt], [self._id_of(task.function)], [payload], [extra], items)
+        return Chunk.of([task.number], [attempt], [self._id_of(task.function)], [payload], [extra], items)
 
     def extra_of(self, task: Task, cpus: list[int] | None) -> dict[str, Any]:
         """Return what a worker must know beyond function and arguments."""

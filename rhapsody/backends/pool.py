@@ -20,12 +20,12 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rhapsody.abc import Report
 from rhapsody.backends import verdicts, wire
 from rhapsody.backends.keeper import Duty
-from rhapsody.backends.member import Chunk, InFlight, Lane, Member
+from rhapsody.backends.member import Chunk, Extent, InFlight, Lane, Member
 from rhapsody.backends.pool_folder import make_pool_folder
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
@@ -44,18 +44,6 @@ CONNECT_LIMIT_S = 60.0
 STARTS_IN_A_ROW = 3
 """Workers of a lane that may die before they connect until its tasks fail."""
 _LISTEN_BACKLOG = 512
-
-
-class Extent(NamedTuple):
-    """How far the results of a pool's workers were read.
-
-    Attributes:
-        buried: Workers whose end was settled.
-        members: Living ones, each with the last sequence number.
-    """
-
-    buried: int
-    members: list[tuple[Member, int]]
 
 
 class Pool:
@@ -130,7 +118,7 @@ class Pool:
 
     def forget(self, function_id: int) -> None:
         """Drop a function that no later chunk uses; one that waits for its worker to connect keeps it till then."""
-        if any(function_id in chunk.function_ids for member in self._members.values() for chunk in member.pending):
+        if any(function_id in chunk.functions for member in self._members.values() for chunk in member.pending):
             self._outdated.add(function_id)
             return
         del self._functions[function_id]
@@ -253,7 +241,7 @@ class Pool:
     # Sending and reading
 
     def _pass_on(self, member: Member, chunk: Chunk) -> None:
-        for function_id in set(chunk.function_ids) - member.functions:
+        for function_id in set(chunk.functions) - member.functions:
             if function_id >= 0:
                 member.functions.add(function_id)
                 self._send(member, wire.frame(("define", function_id, self._functions[function_id])))

@@ -155,7 +155,7 @@ class PoolBackend(ABC):
 
     @staticmethod
     def _lone(task: ComputeTask, extra: dict[str, Any]) -> Chunk:
-        return Chunk([task.number], [task.attempt], [-1], [()], [extra])
+        return Chunk.of([task.number], [task.attempt], [-1], [()], [extra])
 
     @staticmethod
     def _words_of(task: ComputeTask) -> list[str]:

@@ -13,7 +13,7 @@ from rhapsody.abc import Report
 from rhapsody.backends import wire
 from rhapsody.backends.decoding import decode, decode_items
 from rhapsody.backends.member import Decoder
-from rhapsody.backends.streaks import Streak, reports_of
+from rhapsody.backends.streaks import Streak, pack_streak, unpack_streak
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure, Stdio
 
@@ -69,8 +69,8 @@ class Encoded(NamedTuple):
 
 
 def pack(messages: list[tuple[Any, ...]]) -> bytes:
-    """Return messages as they travel."""
-    data = marshal.dumps(messages)
+    """Return messages as they travel; what is large in them comes once."""
+    data = marshal.dumps(messages, wire.NO_REFERENCES)
     return wire.FRAME.pack(len(data)) + data
 
 
@@ -119,7 +119,7 @@ def pack_reports(reports: Iterable[Report]) -> list[tuple[Any, ...]]:
     for report in reports:
         number, attempt, state, started, ended, value, failure, stdio, items = report
         if type(value) is Streak:
-            rows.append(tuple(value))
+            rows.append(pack_streak(value))
             continue
         if state is DONE and items is None and type(value) is not Encoded:
             rows.append((number, attempt, started, ended, value))
@@ -141,7 +141,7 @@ def unpack_reports(rows: Sequence[tuple[Any, ...]], offset_ns: int) -> list[Repo
     reports: list[Report] = []
     for row in rows:
         if len(row) == _STREAK:
-            reports += reports_of(Streak(*row), offset_ns)
+            reports += unpack_streak(row, offset_ns)
         elif len(row) == _PLAIN:
             number, attempt, started, ended, value = row
             # Report(…) spelled quicker: this line runs once per task

@@ -156,13 +156,13 @@ class RemotePool:
         if self._line is None:  # it is lost, and the scheduler does not know yet
             self._loop.call_soon(self._give_back)
             return
-        for function_id in set(chunk.function_ids) - self._known:
+        for function_id in set(chunk.functions) - self._known:
             if function_id >= 0:
                 self._known.add(function_id)
                 self._say("define", function_id, self._functions[function_id])
         if self._heard:
             self._say("heard", self._heard)  # and the journal has it: else nothing would be launched
-        self._say("feed", tuple(lane), tuple(chunk))
+        self._say("feed", tuple(lane), *chunk.travelling())
 
     def cancel(self, attempts: Collection[tuple[int, int]]) -> None:
         """Stop attempts; see `Pool.cancel`."""

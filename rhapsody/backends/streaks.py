@@ -11,7 +11,7 @@ import struct
 from array import array
 from functools import lru_cache
 from itertools import repeat
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhapsody.abc import Report
 from rhapsody.backends import wire
@@ -28,7 +28,6 @@ _HEAD = wire.RECORD.size
 _SEQUENCE = struct.Struct("<Q")
 _SHAPE = range(24, 29)
 """Where a record's head has its length and kind; see `wire.RECORD`."""
-_WORDS = _HEAD // 8
 _new_tuple = tuple.__new__
 
 
@@ -64,34 +63,70 @@ def alike(source: bytearray | mmap.mmap, offset: int, count: int, size: int) -> 
     return records if last - first == count - 1 else None
 
 
-def reports_of(streak: Streak, offset_ns: int = 0) -> list[Report]:
+def reports_of(streak: Streak) -> list[Report]:
+    """Return a report of each task."""
+    times = _times_of(streak.records) if _kind_of(streak.records) == wire.NONE else None
+    return _reports(streak.numbers, streak.attempts, times, streak.records, 0)
+
+
+def pack_streak(streak: Streak) -> tuple[Any, ...]:
+    """Return a streak as it travels to another node: without what is known there, or the same for all."""
+    numbers, attempts, records = streak
+    attempt = attempts[0] if attempts.count(attempts[0]) == len(attempts) else attempts
+    if _kind_of(records) == wire.NONE:
+        started, ended = _times_of(records)
+        return numbers, attempt, (started + ended).tobytes()
+    return numbers, attempt, (records,)
+
+
+def unpack_streak(row: tuple[Any, ...], offset_ns: int) -> list[Report]:
     """Return a report of each task.
 
     Args:
-        streak: At least one record.
-        offset_ns: Added to the records' times it gives the session's clock.
+        row: As `pack_streak` has made it.
+        offset_ns: Added to times it gives the session's clock.
     """
-    numbers, attempts, records = streak
-    _, _, _, length, kind = wire.RECORD.unpack_from(records)
-    started: Iterable[int]
-    ended: Iterable[int]
+    numbers, attempts, data = row
+    attempts = repeat(attempts) if type(attempts) is int else attempts
+    if type(data) is tuple:
+        return _reports(numbers, attempts, None, data[0], offset_ns)
+    times = array("q", data)
+    return _reports(numbers, attempts, (times[: len(numbers)], times[len(numbers) :]), b"", offset_ns)
+
+
+def _reports(
+    numbers: list[int],
+    attempts: Iterable[int],
+    times: tuple[Iterable[int], Iterable[int]] | None,
+    records: bytes,
+    offset_ns: int,
+) -> list[Report]:
+    """Return a report of each task, all values being None, or as the records have them if no times are given."""
     values: Iterable[object] = repeat(None)
-    if kind == wire.NONE:
-        words = array("q", records)
-        started, ended = words[1::_WORDS], words[2::_WORDS]
-    else:
-        started, ended, data = zip(*_record_of(length).iter_unpack(records), strict=True)
-        values = map(marshal.loads, data)
+    if times is None:
+        started, ended, data = zip(*_record_of(len(records) // len(numbers)).iter_unpack(records), strict=True)
+        times, values = (started, ended), map(marshal.loads, data)
     if offset_ns:
-        started, ended = map(offset_ns.__add__, started), map(offset_ns.__add__, ended)
+        times = map(offset_ns.__add__, times[0]), map(offset_ns.__add__, times[1])
+    columns = zip(numbers, attempts, repeat(DONE), *times, values, *_NO_MORE, strict=False)
     # Report(…) spelled quicker, and without a line of Python that runs once per task
-    columns = zip(numbers, attempts, repeat(DONE), started, ended, values, *_NO_MORE, strict=False)
-    return list(map(_new_tuple, repeat(Report), columns))  # type: ignore[arg-type]
+    return list(map(_new_tuple, repeat(Report), columns))
+
+
+def _kind_of(records: bytes) -> int:
+    kind: int = wire.RECORD.unpack_from(records)[4]
+    return kind
+
+
+def _times_of(records: bytes) -> tuple[array[int], array[int]]:
+    """Return starts and ends from records that nothing follows: four words each."""
+    words = array("q", records)
+    return words[1::4], words[2::4]
 
 
 _NO_MORE = (repeat(None), repeat(None), repeat(None))
 
 
 @lru_cache(64)
-def _record_of(length: int) -> struct.Struct:
-    return struct.Struct(f"<8xqq8x{length}s")
+def _record_of(size: int) -> struct.Struct:
+    return struct.Struct(f"<8xqq8x{size - _HEAD}s")

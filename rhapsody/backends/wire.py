@@ -72,6 +72,9 @@ HELLO = struct.Struct(f"<{TOKEN_BYTES}sIQ")
 SCALAR_TYPES = frozenset({int, float, bool, str, bytes, type(None), complex})
 """Types whose values may travel marshalled: immutable, and the same on both sides."""
 
+NO_REFERENCES = 2
+"""The version of marshal's format that looks for no object that comes twice: quicker, where there is none, or small."""
+
 LONG_BYTES = 1 << 16
 """A longer text or bytes among the arguments is no plain scalar."""
 
@@ -92,6 +95,13 @@ def frame(message: tuple[Any, ...]) -> bytes:
     """Return a message to a worker with its length in front."""
     body = marshal.dumps(message)
     return FRAME.pack(len(body)) + body
+
+
+def columns(heads: bytes, body: bytes) -> tuple[list[int], list[int], list[Any]]:
+    """Return numbers, function ids and payloads of a chunk that has these heads and this body."""
+    numbers: list[int] = marshal.loads(heads)[0]  # noqa: S302 - from the session
+    function_ids, payloads = marshal.loads(body)  # noqa: S302 - as above
+    return numbers, [function_ids] * len(numbers) if type(function_ids) is int else function_ids, payloads
 
 
 def are_scalars(values: tuple[Any, ...]) -> bool:

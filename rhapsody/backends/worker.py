@@ -127,12 +127,11 @@ class Worker:
         first: int,
         settled: int,
         heads: bytes,
-        function_ids: list[int],
-        payloads: list[Any],
+        body: bytes,
         extras: list[_Extra | None] | None,
     ) -> None:
         """Run a chunk's tasks in order; the hot path."""
-        numbers: list[int] = marshal.loads(heads)[0]  # noqa: S302 - the pool gave the token
+        numbers, function_ids, payloads = wire.columns(heads, body)
         if self._notebook is not None:
             self._notebook.begin(first, len(numbers), heads, settled)
         words, functions, environ, forked = self._words, self._functions, os.environb, _forked

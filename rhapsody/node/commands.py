@@ -170,6 +170,8 @@ class _Exchange:
         self._more_room = {Kind.STDOUT: asyncio.Event(), Kind.STDERR: asyncio.Event()}
         self._pumps: dict[Kind, asyncio.Task[None]] = {}
         self._input = bytearray()
+        self._passed_on = 0
+        """Bytes of input that were written to the command, and the other side was not told."""
         self._input_ended = False
         self._more_input = asyncio.Event()
 
@@ -219,9 +221,22 @@ class _Exchange:
     def _take_input(self, payload: bytes) -> None:
         if len(self._input) + len(payload) > WINDOW:
             raise ProtocolError("more input than there is room for")
-        self._input += payload
         self._input_ended = not payload
+        if payload and not self._input:  # most often there is room, and nobody has to be woken
+            count = self._pipes[Kind.STDIN].write_now(payload)
+            self._tell_room(count)
+            payload = payload[count:]
+            if not payload:
+                return
+        self._input += payload
         self._more_input.set()
+
+    def _tell_room(self, count: int) -> None:
+        """Take note of input that was written to the command; tell the other side, but not each time."""
+        self._passed_on += count
+        if self._passed_on >= CHUNK:
+            self._connection.send_frames(taken(Kind.STDIN, self._passed_on))
+            self._passed_on = 0
 
     async def _feed(self) -> None:
         """Write the other side's input to the command."""
@@ -235,7 +250,7 @@ class _Exchange:
                     self._connection.send_frames(closed(Kind.STDIN))
                     return
                 del self._input[:count]
-                self._connection.send_frames(taken(Kind.STDIN, count))
+                self._tell_room(count)
             if self._input_ended:
                 stdin.close()
                 return

@@ -4,7 +4,8 @@ Over TLS: frames of a kind, a length and that many bytes. Who connects says HELL
 JOIN (another node's agent, to rank 0) or COMMAND (an `ssh`). What is not understood ends the connection.
 
 Data of a command's three streams is sent only as far as the other side has room: it says with TAKEN how much it passed
-on. So a stream that nobody reads stops nothing else, above all no signal, and memory is bounded.
+on, whenever that is a `CHUNK`, a quarter of the window. So a stream that nobody reads stops nothing else, above all no
+signal, and memory is bounded.
 
 The `ssh` imports this at each start: nothing that takes long to load belongs here.
 """

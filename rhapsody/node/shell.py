@@ -14,6 +14,7 @@ import select
 import signal
 import socket
 import ssl
+import stat
 import sys
 
 from rhapsody.node.protocol import (
@@ -46,7 +47,9 @@ WITH_VALUE = "BbcDEeFIiJLlmOopQRSWw"
 DIRECTORY_OPTION = "rhapsodydirectory="
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _WRITABLE = 4096
-"""What can be written without blocking once poll() says so; stdout is shared with others and stays blocking."""
+"""What can be written without blocking once poll() says so, where the descriptor is shared with others and blocks."""
+_RECORD_BYTES = 16 << 10
+"""The longest record of TLS; after a shorter one there most often is no more."""
 
 
 class Refusal(Exception):  # noqa: N818 - told to the user as a line, not raised to code
@@ -195,6 +198,7 @@ class Relay:
         self._sending = bytearray()
         self._received = bytearray()
         self._writing = {Kind.STDOUT: bytearray(), Kind.STDERR: bytearray()}
+        self._outputs = {Kind.STDOUT: _own_writer(1), Kind.STDERR: _own_writer(2)}
         self._passed_on = {Kind.STDOUT: 0, Kind.STDERR: 0}
         self._reads_input = reads_input
         self._room = WINDOW
@@ -220,14 +224,13 @@ class Relay:
             if signals in ready:
                 for number in os.read(signals, 64):
                     self._sending += frame(Kind.SIGNAL, bytes([number]))
-            for stream, descriptor in ((Kind.STDOUT, 1), (Kind.STDERR, 2)):
-                if descriptor in ready:
-                    self._write(stream, descriptor)
+            for stream in self._writing:
+                if self._outputs[stream][0] in ready:
+                    self._write(stream)
             if 0 in ready:
                 self._read_input()
             if self._exit_code is None:
-                self._send()
-                self._receive()
+                self._talk(ready)
         return self._exit_code
 
     def _watch(self, signals: int) -> None:
@@ -237,7 +240,7 @@ class Relay:
             wanted[self._connection.fileno()] = select.POLLIN | (select.POLLOUT if self._sending else 0)
             if self._reads_input and self._room > 0 and len(self._sending) < CHUNK:
                 wanted[0] = select.POLLIN
-        for stream, descriptor in ((Kind.STDOUT, 1), (Kind.STDERR, 2)):
+        for stream, (descriptor, _) in self._outputs.items():
             if self._writing[stream]:
                 wanted[descriptor] = select.POLLOUT
         for descriptor in self._polled.keys() - wanted.keys():
@@ -256,22 +259,23 @@ class Relay:
         self._room -= len(data)
         self._reads_input = bool(data)
 
-    def _write(self, stream: Kind, descriptor: int) -> None:
+    def _write(self, stream: Kind) -> None:
         waiting = self._writing[stream]
-        room = select.poll()
-        room.register(descriptor, select.POLLOUT)
-        count = 0
         try:
-            while count < len(waiting) and (count == 0 or room.poll(0)):
-                count += os.write(descriptor, waiting[count : count + _WRITABLE])
+            count = _write_some(*self._outputs[stream], waiting)
         except OSError:  # nobody reads it any more: let the command feel that
             self._sending += closed(stream)
             count = len(waiting)
         del waiting[:count]
         self._passed_on[stream] += count
-        if self._passed_on[stream] >= CHUNK or not waiting:
+        if self._passed_on[stream] >= CHUNK:
             self._sending += taken(stream, self._passed_on[stream])
             self._passed_on[stream] = 0
+
+    def _talk(self, ready: dict[int, int]) -> None:
+        self._send()
+        if self._connection.fileno() in ready:
+            self._receive()
 
     def _send(self) -> None:
         while self._sending:
@@ -287,6 +291,7 @@ class Relay:
             del self._sending[:count]
 
     def _receive(self) -> None:
+        much = False
         while self._exit_code is None:
             try:
                 data = self._connection.recv(CHUNK)
@@ -298,6 +303,9 @@ class Relay:
                 raise Refusal(f"the connection to {self._host} was lost: its agent has ended")
             self._received += data
             self._understand()
+            much = much or len(data) >= _RECORD_BYTES
+            if not much and not self._connection.pending():
+                return  # to look whether there is more would cost more than to be woken for it
 
     def _understand(self) -> None:
         while len(self._received) >= HEADER_BYTES and self._exit_code is None:
@@ -325,6 +333,31 @@ class Relay:
             raise Refusal(f"{self._host} refuses: {payload.decode(errors='replace')}")
         else:
             raise ProtocolError(f"a frame {kind.name}, which is not for us")
+
+
+def _own_writer(descriptor: int) -> tuple[int, bool]:
+    """Return a descriptor to write to, and whether it never blocks: a pipe is opened anew, nobody else has that."""
+    try:
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC), True
+    except OSError:  # it was closed, nobody reads it, or there is no /proc
+        pass
+    return descriptor, False
+
+
+def _write_some(descriptor: int, never_blocks: bool, waiting: bytearray) -> int:  # noqa: FBT001 - of a pair
+    """Write what there is room for, once poll() has said that there is some; return how many bytes."""
+    if never_blocks:
+        try:
+            return os.write(descriptor, waiting)
+        except BlockingIOError:
+            return 0
+    room = select.poll()
+    room.register(descriptor, select.POLLOUT)
+    count = 0
+    while count < len(waiting) and (count == 0 or room.poll(0)):
+        count += os.write(descriptor, waiting[count : count + _WRITABLE])
+    return count
 
 
 def run(folder: str, arguments: list[str]) -> int:

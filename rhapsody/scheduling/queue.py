@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rhapsody.model.task import Task
     from rhapsody.scheduling.costs import Costs
 
-CHUNK_LIMIT = 512
+CHUNK_LIMIT = 2048
 CHUNK_NS = 10_000_000
 """Work handed to one worker at a time, when its duration is known."""
 CHUNKED = 0

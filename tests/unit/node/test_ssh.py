@@ -58,6 +58,24 @@ def test_a_command_sees_the_end_of_its_input(on_alpha: Run) -> None:
     assert on_alpha("echo one | ssh beta 'cat; echo end'") == "one\nend\n"
 
 
+def test_small_pieces_go_both_ways_for_as_long_as_they_come(on_alpha: Run) -> None:
+    count = 20_000  # of 30 bytes: more than may be under way unread
+    echo = "while read -r line; do echo $line; done"
+    script = f"yes twenty-nine-bytes-and-an-end | head -n {count} | ssh beta '{echo}' | sort | uniq -c"
+
+    assert on_alpha(script).split() == [str(count), "twenty-nine-bytes-and-an-end"]
+
+
+def test_output_that_is_read_in_small_pieces_comes_whole(on_alpha: Run) -> None:
+    script = "ssh beta 'head -c 3000000 /dev/zero; echo end' | dd bs=512 2>/dev/null | tr '\\0' 0"
+
+    assert on_alpha(script) == "0" * 3_000_000 + "end\n"
+
+
+def test_output_goes_to_a_file_too(on_alpha: Run) -> None:
+    assert on_alpha("ssh beta 'head -c 300000 /dev/zero' > $TMPDIR/out; wc -c < $TMPDIR/out") == "300000\n"
+
+
 def test_input_is_left_alone_when_ssh_is_told_so(on_alpha: Run) -> None:
     script = "printf '1\\n2\\n' | while read line; do ssh -n beta \"cat; echo $line\"; done"
 
