@@ -10,6 +10,7 @@ from rhapsody.cli.list_runs import list_command
 from rhapsody.cli.logs import logs
 from rhapsody.cli.report import report
 from rhapsody.cli.run import run
+from rhapsody.cli.sites import sites
 from rhapsody.cli.status import status
 
 
@@ -32,3 +33,4 @@ main.add_command(logs)
 main.add_command(report)
 main.add_command(cancel)
 main.add_command(bench)
+main.add_command(sites)

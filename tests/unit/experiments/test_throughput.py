@@ -208,7 +208,8 @@ def test_command_exits_with_1_when_a_system_failed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
 def test_command_keeps_what_it_has_when_interrupted(sent: signal.Signals, tmp_path: Path) -> None:
     command = ["throughput", "--n", "64", "--repeats", "500", "--no-journal-variant", "--out", str(tmp_path)]
-    with subprocess.Popen([*BENCH, *command], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
+    command = ["/usr/bin/env", f"--default-signal={sent.name.removeprefix('SIG')}", *BENCH, *command]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
         while not running.stderr.readline().startswith("[1/500]"):
             assert running.poll() is None

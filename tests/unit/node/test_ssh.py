@@ -110,7 +110,7 @@ def test_signals_reach_a_command_that_does_not_read_its_input(on_alpha: Run) -> 
 def test_ssh_passes_signals_on_and_waits_for_the_end(name: str, on_alpha: Run) -> None:
     trap = f'trap "echo got {name}; exit 9" {name}; echo ready; while :; do sleep 0.05; done'
     script = (
-        f"set -m; ssh -n beta '{trap}' > $TMPDIR/out & pid=$!;"
+        f"set -m; env --default-signal={name} ssh -n beta '{trap}' > $TMPDIR/out & pid=$!;"
         f" until grep -q ready $TMPDIR/out; do sleep 0.02; done; kill -{name} $pid; wait $pid; echo $?; cat $TMPDIR/out"
     )
 
