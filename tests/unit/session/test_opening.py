@@ -80,11 +80,18 @@ class TestArguments:
         with pytest.raises(SpecError, match=r"session's policy: unknown placement policy 'x'; valid: pack, spread"):
             await Session(backend=backend, policy=Policy(placement="x"), runs=tmp_path)
 
-    async def test_two_nodes_are_too_many_for_the_local_backend(self, tmp_path: Path) -> None:
+    async def test_a_node_that_cannot_be_reached_is_named_with_what_ssh_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ssh = tmp_path / "bin" / "ssh"
+        ssh.parent.mkdir()
+        ssh.write_text("#!/bin/sh\necho nobody is there >&2; exit 255\n")
+        ssh.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{ssh.parent}{os.pathsep}{os.environ['PATH']}")
         shape = NodeShape(cores=1)
-        pair = Allocation(nodes=(Node(name="a", shape=shape), Node(name="b", shape=shape)))
+        pair = Allocation(nodes=(Node(name="localhost", shape=shape), Node(name="far", shape=shape)))
 
-        with pytest.raises(SpecError, match="runs on one node, the allocation has 2"):
+        with pytest.raises(BackendError, match=r"far: its executor exited with code 255.*nobody is there"):
             await Session(backend="local", allocation=pair, runs=tmp_path)
 
 
