@@ -28,14 +28,14 @@ demo: system-packages venv  ## Run the hybrid campaign of examples/ on this mach
 bench: venv  ## Benchmark this machine (BENCH=throughput) into runs/bench
 	@$(BIN)/rhapsody bench $(BENCH) --out runs/bench
 
-test: system-packages venv  ## Run the tests, over Dragon only the main ones; ARGS="..." goes to pytest
-	@$(BIN)/pytest -m "not dragon or smoke" $(ARGS)
+test: system-packages venv  ## Run the tests, over Dragon and several nodes only the main ones; ARGS="..." goes to pytest
+	@$(BIN)/pytest -m "not dragon and not nodes or smoke" $(ARGS)
 
-test-dragon: system-packages venv  ## Run all tests over Dragon: four to six minutes
+test-dragon: system-packages venv  ## Run all tests over Dragon: six to eight minutes
 	@$(BIN)/pytest -m dragon $(ARGS)
 
-test-hosts: system-packages venv  ## Run the tests over several hosts, made of namespaces: needs root
-	@$(BIN)/pytest tests/hosts $(ARGS)
+test-hosts: system-packages venv  ## Run all tests over several nodes; hosts made of namespaces need root
+	@$(BIN)/pytest -m nodes $(ARGS)
 
 lint: venv  ## Check style: ruff, and shellcheck for the shell scripts
 	@$(BIN)/ruff check .

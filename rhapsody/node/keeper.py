@@ -16,6 +16,7 @@ from rhapsody.errors import RhapsodyError, SpecError
 from rhapsody.node.agent import HEARD, Agent
 from rhapsody.node.private_folder import PrivateFolder
 from rhapsody.node.processes import adopt_orphans, describe_exit, end_children
+from rhapsody.node.traces import files_in, note_new, watched_folders
 
 if TYPE_CHECKING:
     from rhapsody.node.plan import Plan
@@ -28,6 +29,7 @@ def keep(plan: Plan) -> int:
         SpecError: There is no place for its folder.
     """
     adopt_orphans()
+    before = files_in(watched_folders()).keys()
     folder = PrivateFolder.make()
     signal.pthread_sigmask(signal.SIG_BLOCK, {*HEARD, signal.SIGCHLD})
     keeper = os.getpid()
@@ -35,14 +37,17 @@ def keep(plan: Plan) -> int:
     if agent == 0:
         _be_agent(plan, folder, keeper)
     try:
-        return _wait(agent)
+        code, was_killed = _wait(agent)
+        if was_killed:
+            note_new(folder.traces, watched_folders(), before)
+        return code
     finally:
         end_children()
         folder.clear()
 
 
-def _wait(agent: int) -> int:
-    """Hand signals to the agent until it has ended; return its exit code."""
+def _wait(agent: int) -> tuple[int, bool]:
+    """Hand signals to the agent until it has ended; return its exit code, and whether a signal has ended it."""
     while True:
         got = signal.sigwaitinfo({*HEARD, signal.SIGCHLD})
         if got.si_signo != signal.SIGCHLD:
@@ -53,7 +58,7 @@ def _wait(agent: int) -> int:
             code = os.waitstatus_to_exitcode(status)
             if code < 0:
                 sys.stderr.write(f"rhapsody-node: the agent {describe_exit(code)}; ending what it has started\n")
-            return code if code >= 0 else 128 - code
+            return (code, False) if code >= 0 else (128 - code, True)
 
 
 def _be_agent(plan: Plan, folder: PrivateFolder, keeper: int) -> NoReturn:

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rhapsody.node.processes import descendants
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
 _LINE = re.compile(r"^(\d+) (\d+) (.+)\n", re.MULTILINE)
 _IN_CREATE = 0x100
@@ -125,19 +125,48 @@ class Traces:
         started = time.monotonic()
         self._look = None
         new, self._new = self._new, {}
-        below = descendants(self._ancestor)
-        ours = {key for key, users in users_of(new, below).items() if users}
-        others = users_of(ours, own_processes() - below)
-        lines = [
-            f"{key.device} {key.inode} {new[key]}\n"
-            for key, users in others.items()
-            if not users and "\n" not in new[key].name
-        ]
-        if lines:
-            with suppress(OSError), self._notes.open("a") as file:
-                file.write("".join(lines))
+        _note(self._notes, new, descendants(self._ancestor))
         now = time.monotonic()
         self._rest_until = now + min(_REST_FACTOR * (now - started), _LONGEST_REST_S)
+
+
+def files_in(folders: Iterable[Path]) -> dict[Key, Path]:
+    """Return the files of this user that lie in folders, subfolders left out."""
+    found: dict[Key, Path] = {}
+    for folder in folders:
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                with suppress(OSError):  # it has just been removed
+                    status = entry.stat(follow_symlinks=False)
+                    if status.st_uid == os.geteuid() and stat.S_ISREG(status.st_mode):
+                        found[Key(status.st_dev, status.st_ino)] = Path(entry.path)
+    return found
+
+
+def note_new(notes: Path, folders: Iterable[Path], before: Collection[Key]) -> None:
+    """Note what has come into folders, and processes below this one use and no others do: whoever watched is dead.
+
+    Args:
+        notes: File to note it in; it is read by `sweep`.
+        folders: Where to look.
+        before: What was there before anything was started.
+    """
+    new = {key: path for key, path in files_in(folders).items() if key not in before}
+    _note(notes, new, descendants(os.getpid()))
+
+
+def _note(notes: Path, new: Mapping[Key, Path], below: set[int]) -> None:
+    """Note those of some files that processes use which are given, and no others do."""
+    ours = {key for key, users in users_of(new, below).items() if users}
+    others = users_of(ours, own_processes() - below)
+    lines = [
+        f"{key.device} {key.inode} {new[key]}\n"
+        for key, users in others.items()
+        if not users and "\n" not in new[key].name
+    ]
+    if lines:
+        with suppress(OSError), notes.open("a") as file:
+            file.write("".join(lines))
 
 
 def sweep(notes: Path) -> list[Path]:

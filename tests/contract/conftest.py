@@ -24,18 +24,19 @@ if TYPE_CHECKING:
 
 BACKENDS = [
     "local",
-    ELSEWHERE,
+    pytest.param(ELSEWHERE, marks=pytest.mark.nodes),
     pytest.param("dragon", marks=[pytest.mark.dragon, needs_module("dragon", install="rhapsody-hpc[dragon]")]),
 ]
 MARK_VARIABLE = "CONTRACT_MARK"
 SMOKE = {"test_functions.py", "test_worker_loss.py"}
-"""What `make test` runs over slow backends; `make test-dragon` runs all."""
+"""What `make test` runs over slow backends; `make test-dragon` and `make test-hosts` run all."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests over slow backends that always run."""
     for item in items:
-        if item.path.name in SMOKE and item.get_closest_marker("dragon"):
+        is_slow = item.get_closest_marker("dragon") or item.get_closest_marker("nodes")
+        if is_slow and item.path.name in SMOKE:
             item.add_marker("smoke")
 
 

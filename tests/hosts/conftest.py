@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests of this folder."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker("nodes")
+
+
 @pytest.fixture
 def make_hosts() -> Iterator[Callable[[int], Hosts]]:
     """Return what starts so many hosts; they are gone after the test."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -267,7 +266,7 @@ async def test_open_mpi_starts_on_all_hosts(make_hosts: MakeHosts, make_job: Mak
     await nothing_is_left(hosts)
 
 
-@pytest.mark.skipif(shutil.which("mpiexec.hydra") is None, reason="install mpich (no mpiexec.hydra on PATH)")
+@needs_command("mpiexec.hydra", package="mpich")
 async def test_mpich_starts_on_all_hosts(make_hosts: MakeHosts, make_job: MakeJob) -> None:
     hosts = make_hosts(4)
     job = make_job(hosts)

@@ -42,12 +42,7 @@ IN_A_BATCH_JOB = (
 @pytest.fixture(
     params=[
         pytest.param(("mpirun.openmpi", "openmpi"), marks=needs_command("mpirun.openmpi", package="openmpi-bin")),
-        pytest.param(
-            ("mpiexec.hydra", "hydra"),
-            marks=pytest.mark.skipif(
-                shutil.which("mpiexec.hydra") is None, reason="install mpich (no mpiexec.hydra on PATH)"
-            ),
-        ),
+        pytest.param(("mpiexec.hydra", "hydra"), marks=needs_command("mpiexec.hydra", package="mpich")),
     ],
     ids=["openmpi", "hydra"],
 )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rhapsody.node.processes import descendants
-from rhapsody.node.traces import Traces, sweep
+from rhapsody.node.traces import Traces, files_in, note_new, sweep
 from tests.eventually import eventually
 
 if TYPE_CHECKING:
@@ -95,6 +95,19 @@ async def test_what_was_not_yet_looked_at_is_noted_before_its_maker_is_ended(
 
     assert str(folder / "DD_1") in notes.read_text()
     traces.close()
+
+
+async def test_who_finds_what_nobody_noted_takes_what_is_new_and_its_own_only(
+    folder: Path, notes: Path, makers: list[Maker]
+) -> None:
+    (folder / "before").touch()
+    before = files_in([folder]).keys()
+    makers += [Maker(folder / "before"), Maker(folder / "new")]
+    (folder / "of nobody").touch()
+
+    note_new(notes, [folder], before)
+
+    assert [line.partition("/")[2] for line in notes.read_text().splitlines()] == [str(folder / "new")[1:]]
 
 
 async def test_what_was_there_before_is_left_alone(folder: Path, notes: Path) -> None:
