@@ -90,6 +90,7 @@ class Agent:
         self._traces = self._watch_traces()
         for number in HEARD:
             self._loop.add_signal_handler(number, self._hear_signal, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HEARD, signal.SIGCHLD})  # those that came earlier are heard now
         keeper = os.pidfd_open(self._keeper)
         self._loop.add_reader(keeper, self._end, "its first process was killed")
         try:

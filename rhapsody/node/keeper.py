@@ -81,6 +81,4 @@ def _be_agent(plan: Plan, folder: PrivateFolder, keeper: int) -> NoReturn:
 
 
 async def _run_agent(plan: Plan, folder: PrivateFolder, keeper: int) -> int:
-    agent = Agent(plan, folder, keeper)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*HEARD, signal.SIGCHLD})
-    return await agent.run()
+    return await Agent(plan, folder, keeper).run()
