@@ -133,7 +133,13 @@ class Executor:
 
     async def _open(self, post: relay.Post) -> Path:
         os.environ.update(post.variables)
-        os.chdir(post.cwd)
+        try:
+            os.chdir(post.cwd)
+        except OSError as exc:
+            raise BackendError(
+                f"the session's working folder {post.cwd} cannot be used there: {exc.strerror}; start the session in a"
+                " folder that all nodes see"
+            ) from exc
         run_dir, logs = Path(post.run_dir), Path(post.logs)
         settings = PoolSettings(
             node=post.node,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,6 +37,7 @@ def warm_up() -> None:
 
 async def run(order: measure.Order, allocation: Allocation) -> tuple[dict[str, float], Path]:
     """Measure one session; return its metrics and its run folder."""
+    os.chdir(order.runs_dir)  # as all nodes see it
     opening_s = -time.perf_counter()
     async with Session(
         backend=order.backend, allocation=allocation, journal=order.journal, runs=order.runs_dir, name="bench"
