@@ -79,6 +79,6 @@ def _node(name: str, found: Machine, cores: int | None, gpus: int | None) -> Nod
 
 def _domains(cpus: tuple[int, ...], found: Machine) -> tuple[tuple[int, ...], ...]:
     """Return the core ids of each NUMA domain that has any; nothing where there is only one."""
-    domains = [tuple(core for core, cpu in enumerate(cpus) if cpu in set(members)) for members in found.numa]
+    domains = [tuple(core for core, cpu in enumerate(cpus) if cpu in members) for members in map(set, found.numa)]
     used = tuple(domain for domain in domains if domain)
     return used if len(used) > 1 else ()

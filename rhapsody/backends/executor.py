@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from rhapsody.backends import relay, salvage
 from rhapsody.backends.member import Chunk, Lane
+from rhapsody.backends.outflow import Outflow
 from rhapsody.backends.pool import Pool
 from rhapsody.backends.pool_settings import PoolSettings
 from rhapsody.backends.starter import GuardianStarter
@@ -51,9 +52,8 @@ class Executor:
     def __init__(self, make_starter: MakeStarter) -> None:
         self._make_starter = make_starter
         self._loop = asyncio.get_running_loop()
-        self._line = _take_line()
+        self._line = Outflow(_take_line(), lambda: _vanish("the line to the session broke off"))
         self._inbox = relay.Inbox()
-        self._outgoing: deque[memoryview] = deque()
         self._messages: list[tuple[Any, ...]] = []
         self._reports: list[Report] = []
         self._flushing = False
@@ -195,25 +195,8 @@ class Executor:
             self._messages.insert(0, ("reports", self._sent, relay.pack_reports(self._reports)))
             self._reports = []
         if self._messages:
-            self._outgoing.append(memoryview(relay.pack(self._messages)))
+            self._line.send(relay.pack(self._messages))
             self._messages = []
-            if len(self._outgoing) == 1:
-                self._send()
-
-    def _send(self) -> None:
-        while self._outgoing:
-            try:
-                sent = os.write(self._line, self._outgoing[0])
-            except BlockingIOError:
-                self._loop.add_writer(self._line, self._send)
-                return
-            except OSError:
-                _vanish("the line to the session broke off")
-            if sent < len(self._outgoing[0]):
-                self._outgoing[0] = self._outgoing[0][sent:]
-            else:
-                self._outgoing.popleft()
-        self._loop.remove_writer(self._line)
 
 
 def _take_line() -> int:

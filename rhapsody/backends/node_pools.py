@@ -16,6 +16,7 @@ from rhapsody.backends.pool import Pool
 from rhapsody.backends.pool_settings import PoolSettings
 from rhapsody.backends.relay import Post
 from rhapsody.backends.remote_pool import RemotePool
+from rhapsody.node.private_folder import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -65,6 +66,7 @@ class NodePools:
         self.campaign_file = os.environ.get(FILE_VARIABLE, "")
         nodes = context.allocation.nodes
         self._own = own_rank(nodes)
+        self._post = self._post_of_all()
         self.shared = salvage.shared_folder(context.run_dir.absolute(), context.session)
         """For what all nodes have to see; there while the session runs, where there are several."""
         self._pools: dict[int, Pool | RemotePool] = {
@@ -86,11 +88,12 @@ class NodePools:
         self._starter = self._runtime.make_starter(salvage.left_path(context.run_dir, context.session, node.name))
         return Pool(self._starter, settings, self._listener.hear, lambda reason: self._lose(rank, reason))
 
-    def _remote_pool(self, rank: int, node: Node) -> RemotePool:
+    def _post_of_all(self) -> Post:
+        """Return what every executor is told; only the node differs."""
         context = self._context
-        post = Post(
-            node=node.name,
-            rank=rank,
+        return Post(
+            node="",
+            rank=-1,
             session=context.session,
             run_dir=str(context.run_dir.absolute()),
             logs=str(context.logs.absolute()),
@@ -101,10 +104,12 @@ class NodePools:
             campaign_file=self.campaign_file,
             further=self._runtime.further,
         )
+
+    def _remote_pool(self, rank: int, node: Node) -> RemotePool:
         return RemotePool(
             self._runtime.executor,
-            post,
-            context.clock_offset_ns,
+            self._post._replace(node=node.name, rank=rank),
+            self._context.clock_offset_ns,
             self._listener.hear,
             lambda reason: self._lose(rank, reason),
             lambda told: self._runtime.told(rank, told),
@@ -193,7 +198,7 @@ def own_rank(nodes: tuple[Node, ...]) -> int:
     if len(nodes) == 1:
         return 0
     hostname = socket.gethostname()
-    names = {hostname, hostname.partition(".")[0], "localhost", os.environ.get("RHAPSODY_NODE_NAME", hostname)}
+    names = {hostname, hostname.partition(".")[0], "localhost", os.environ.get(NAME, hostname)}
     return next((rank for rank, node in enumerate(nodes) if node.name in names), -1)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import deque
 from typing import TYPE_CHECKING
 
+from rhapsody.backends.outflow import Outflow
 from rhapsody.backends.relay import Inbox
 from rhapsody.node.processes import describe_exit
 
@@ -39,42 +39,24 @@ class Line:
         self._process, self._take, self._on_lost = process, take, on_lost
         self._in, self._out = process.stdin, process.stdout
         self._inbox = Inbox()
-        self._outgoing: deque[memoryview] = deque()
         self._loop = asyncio.get_running_loop()
         self._is_closed = False
         for stream in (self._in, self._out):
             os.set_blocking(stream.fileno(), False)
+        self._outflow = Outflow(self._in.fileno(), lambda: None)  # when it is ending, reading says how
         self._loop.add_reader(self._out, self._read)
 
     def send(self, data: bytes) -> None:
         """Send bytes, now or as soon as they are taken."""
-        self._outgoing.append(memoryview(data))
-        if len(self._outgoing) == 1:
-            self._send()
+        self._outflow.send(data)
 
     def close(self) -> None:
         """Let go of it: the executor ends."""
         self._is_closed = True
         self._loop.remove_reader(self._out)
-        self._loop.remove_writer(self._in)
+        self._outflow.close()
         self._in.close()
         self._out.close()
-
-    def _send(self) -> None:
-        while self._outgoing:
-            try:
-                sent = os.write(self._in.fileno(), self._outgoing[0])
-            except BlockingIOError:
-                self._loop.add_writer(self._in, self._send)
-                return
-            except OSError:  # it is ending: reading says how
-                self._outgoing.clear()
-                break
-            if sent < len(self._outgoing[0]):
-                self._outgoing[0] = self._outgoing[0][sent:]
-            else:
-                self._outgoing.popleft()
-        self._loop.remove_writer(self._in)
 
     def _read(self) -> None:
         try:

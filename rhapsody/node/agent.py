@@ -25,7 +25,7 @@ from rhapsody.node.identity import environment_of_commands
 from rhapsody.node.leader import Leader
 from rhapsody.node.listener import Listener
 from rhapsody.node.messages import Host, render_hosts
-from rhapsody.node.private_folder import FOLDER, MARK, NODES, SAME_ON_ALL, PrivateFolder
+from rhapsody.node.private_folder import FOLDER, MARK, NAME, NODES, SAME_ON_ALL, PrivateFolder
 from rhapsody.node.processes import end_children, end_marked
 from rhapsody.node.protocol import Kind, ProtocolError
 from rhapsody.node.traces import Traces, sweep, watched_folders
@@ -63,6 +63,7 @@ class Agent:
             "RHAPSODY_HOSTFILE": str(folder.path / "hostfile"),
             "RHAPSODY_NODE_COUNT": str(plan.place.nodes),
             "RHAPSODY_NODE_RANK": str(plan.place.rank),
+            NAME: plan.names[0],
             FOLDER: str(folder.path),
             MARK: folder.name,
         }

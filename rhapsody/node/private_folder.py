@@ -25,6 +25,8 @@ MARK = "RHAPSODY_NODE_MARK"
 """Variable that commands inherit: the name of the folder. So they are known even when nobody else is left."""
 FOLDER = "RHAPSODY_NODE_FOLDER"
 """Variable with its path, by which the `ssh` that is the same on all nodes finds the one of this node."""
+NAME = "RHAPSODY_NODE_NAME"
+"""Variable with the name under which others know this node; the machine may call itself something else."""
 NODES = "nodes.json"
 """File in it that lists the nodes of the job, rank 0 first: see `rhapsody.node.messages.Host`."""
 SAME_ON_ALL = f'#!/bin/sh\nexec "${FOLDER}/bin/ssh" "$@"\n'

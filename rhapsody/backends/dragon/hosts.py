@@ -73,12 +73,12 @@ async def look(node: str, folder: str) -> DragonHost:
     try:
         async with asyncio.timeout(LOOK_LIMIT_S):
             said, complaint = await process.communicate()
-    except BaseException as exc:
-        process.kill()
-        await process.wait()
-        if isinstance(exc, TimeoutError):
-            raise BackendError(f"{node}: Dragon did not say within {LOOK_LIMIT_S:g} s how it is reached there") from exc
-        raise
+    except TimeoutError as exc:
+        raise BackendError(f"{node}: Dragon did not say within {LOOK_LIMIT_S:g} s how it is reached there") from exc
+    finally:
+        if process.returncode is None:  # it took too long, or this was cancelled
+            process.kill()
+            await process.wait()
     try:
         found = json.loads(said.decode().strip().rpartition("\n")[2])
     except ValueError as exc:
