@@ -19,6 +19,7 @@ Examples:
   rhapsody cancel                      the one run in ./runs that is running
   rhapsody cancel study-20261121       that run; tasks that run are ended
   rhapsody cancel study-20261121 --drain --no-wait
+  rhapsody cancel 123456               the job, waiting or running
 
 \b
 Exit codes: 0 the run has ended, by now or long ago; 1 it has not within the
@@ -43,13 +44,19 @@ def cancel(
 ) -> None:
     """End a run: running tasks are ended, none is started any more.
 
-    TARGET is a run folder, a run's uid, or the beginning of one. It may be left out when exactly one run is running.
-    The run may be on another host that shares the folder: it hears of it within seconds.
+    TARGET is a run folder, a run's uid, or the beginning of one, or a job's id. It may be left out when exactly one
+    run is running. The run may be on another host that shares the folder: it hears of it within seconds. A job that
+    waits is taken out of the queue; one that runs is asked to end the campaign in good order first.
     """
     from rhapsody.cli.ending import end_run, only_running  # noqa: PLC0415 - keeps `--help` quick
+    from rhapsody.cli.ending_job import batch_system_of, end_job  # noqa: PLC0415
+    from rhapsody.session.status import Condition, outline  # noqa: PLC0415
 
     usual_s = DRAIN_WITHIN_S if drain else STOP_WITHIN_S
+    limit = (usual_s if limit_s is None else limit_s) if wait else None
     with errors_told():
         folder = find_run(target, runs) if target is not None else only_running(runs)
-        code = end_run(folder, drain=drain, limit_s=(usual_s if limit_s is None else limit_s) if wait else None)
-    context.exit(code)
+        system = batch_system_of(folder)
+        if system is None or (drain and outline(folder).condition is Condition.RUNNING):
+            context.exit(end_run(folder, drain=drain, limit_s=limit))
+        context.exit(end_job(folder, system, limit))

@@ -110,6 +110,7 @@ def _session_for(order: Order, progress: Progress) -> Session:
         walltime_s=options.walltime,
         drain_s=options.drain,
         resume=order.run_dir,
+        run_dir=options.run_dir,
         rerun_unknown=options.rerun_unknown,
         facts={"campaign": str(order.file.absolute()), "args": list(order.args), "options": options.kept()},
     )

@@ -25,12 +25,14 @@ def list_command(context: click.Context, runs: Path | None, as_json: bool) -> No
 
     Items of array tasks count each. `rhapsody status RUN` tells more of one; the beginning of its name is enough.
     """
+    from rhapsody.cli.job import jobs_of  # noqa: PLC0415
     from rhapsody.cli.runs_table import row_of, table  # noqa: PLC0415 - keeps `--help` quick
     from rhapsody.cli.status_view import as_dict  # noqa: PLC0415
     from rhapsody.session.status import glance  # noqa: PLC0415
 
     with errors_told():
         folders = list_runs(runs)
+        jobs = jobs_of(folders)
     found, problems = [], []
     for folder in folders:
         try:
@@ -39,9 +41,9 @@ def list_command(context: click.Context, runs: Path | None, as_json: bool) -> No
             problems.append(f"{folder.name}: {exc}")
     problems += [f"{each.uid}: {text}" for each in found for text in each.damage]
     if as_json:
-        click.echo(json.dumps({"schema": 1, "runs": [as_dict(each) for each in found]}))
+        click.echo(json.dumps({"schema": 1, "runs": [as_dict(each, jobs.get(each.run_dir)) for each in found]}))
     elif found:
-        click.echo(table([row_of(each) for each in found], shutil.get_terminal_size().columns))
+        click.echo(table([row_of(each, jobs.get(each.run_dir)) for each in found], shutil.get_terminal_size().columns))
     elif not problems:
         click.echo(f"no runs in {runs_folder(runs)}", err=True)
     for text in problems:

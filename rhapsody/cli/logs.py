@@ -33,10 +33,10 @@ task was said instead; 2 there is no such run or task.
 def logs(
     context: click.Context, target: str | None, runs: Path | None, uid: str | None, stderr: bool, follow: bool
 ) -> None:
-    """Show what a run printed: its notices, and what its workers wrote outside of tasks.
+    """Show what a run printed: its notices, what its workers wrote outside of tasks, and what its job printed.
 
-    TARGET is a run folder, a run's uid, or the beginning of one; the newest run, unless given. What tasks print is
-    kept whole where they ask for it with capture_stdio=True; see --task.
+    TARGET is a run folder, a run's uid, the beginning of one, or a job's id; the newest run, unless given. What tasks
+    print is kept whole where they ask for it with capture_stdio=True; see --task.
     """
     from rhapsody.cli.printed import show_run, show_task  # noqa: PLC0415 - keeps `--help` quick
 

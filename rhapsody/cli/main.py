@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
+from rhapsody.cli.attach import attach
 from rhapsody.cli.bench import bench
 from rhapsody.cli.cancel import cancel
+from rhapsody.cli.deploy import deploy
 from rhapsody.cli.list_runs import list_command
 from rhapsody.cli.logs import logs
 from rhapsody.cli.report import report
@@ -27,9 +29,11 @@ def main() -> None:
 
 
 main.add_command(run)
+main.add_command(deploy)
 main.add_command(status)
 main.add_command(list_command)
 main.add_command(logs)
+main.add_command(attach)
 main.add_command(report)
 main.add_command(cancel)
 main.add_command(bench)

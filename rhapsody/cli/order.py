@@ -27,6 +27,7 @@ class RunOptions:
     name: str | None
     placement: str | None
     runs: Path | None
+    run_dir: Path | None
     walltime: float | None
     drain: float | None
     resume: str | None

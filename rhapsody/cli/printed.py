@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
+from rhapsody.cli.job import job_watcher, run_and_job_are_over
 from rhapsody.errors import JournalError, SpecError
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Completed
-from rhapsody.session.status import is_over
 from rhapsody.session.task_status import TaskWatcher
 from rhapsody.telemetry.results import KeptReader, Left, Place, ValueMissing
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.2
 _PIECE_BYTES = 1 << 20
 _RUN_LOG = re.compile(r"session\.log|workers-.*\.log")
+_JOB_OUTPUT = re.compile(r"job-(\d+)\.out|.*\.o(\d+)")
+"""What a job itself prints, as Slurm is told to name it, or as PBS does."""
 
 
 # Of a run
@@ -60,8 +62,9 @@ def show_run(folder: Path, *, follow: bool) -> None:
     """Print the logs of a run."""
     known: dict[Path, _Log] = {}
     shown = False
+    job = job_watcher(folder)
     while True:
-        at_end = not follow or is_over(folder)  # asked first: what comes after its end is nothing new
+        at_end = not follow or run_and_job_are_over(folder, job)  # asked first: what comes after it is nothing new
         for path, name in _run_logs(folder):
             log = known.setdefault(path, _Log(path, name))
             for line in log.new_lines(at_end=at_end):
@@ -76,12 +79,15 @@ def show_run(folder: Path, *, follow: bool) -> None:
 
 
 def _run_logs(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the files of a run's sessions with what to call them, in the order of sessions."""
+    """Yield the files of a run's sessions, in their order, then those of its jobs, with what to call them."""
     for session, logs_folder in _log_folders(folder):
         names = sorted(name for name in _names_in(logs_folder) if _RUN_LOG.fullmatch(name))
         for name in names:
             short = name.removesuffix(".log")
             yield logs_folder / name, short if session == 1 else f"{session}/{short}"
+    for name in sorted(_names_in(folder / "deploy")):
+        if match := _JOB_OUTPUT.fullmatch(name):
+            yield folder / "deploy" / name, f"job-{match[1] or match[2]}"
 
 
 # Of a task
@@ -102,10 +108,11 @@ def show_task(folder: Path, uid: str, *, stderr: bool, follow: bool) -> bool:
         SpecError: The run has no such task.
     """
     watcher = TaskWatcher(folder, uid)
+    job = job_watcher(folder)
     output: _Output | None = None
     position = 0
     while True:
-        run_is_over = is_over(folder)
+        run_is_over = run_and_job_are_over(folder, job)
         task = watcher.look()
         at_end = not follow or run_is_over or (task is not None and task.state.is_final)
         newest = max(_outputs(folder, uid, ".err" if stderr else ".out"), default=None)

@@ -35,7 +35,8 @@ time was over before all was done: resume it.
 """
 
 
-def _seconds(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+def seconds(_context: click.Context, _parameter: click.Parameter, text: str | None) -> float | None:
+    """Return the seconds of a duration, for click."""
     from rhapsody.errors import SpecError  # noqa: PLC0415 - keeps `--help` quick
     from rhapsody.session.deadline import parse_walltime  # noqa: PLC0415
 
@@ -89,15 +90,21 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str | N
     help="Folder that gets the run folder; ./runs, unless given.",
 )
 @click.option(
+    "--run-dir",
+    metavar="DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder that was made before, as rhapsody deploy does; one is made below --runs, unless given.",
+)
+@click.option(
     "--walltime",
     metavar="TIME",
-    callback=_seconds,
+    callback=seconds,
     help="Time until the allocation ends, like 2h, 1h30m or 1:30:00; what the batch system says, unless it is later.",
 )
 @click.option(
     "--drain",
     metavar="TIME",
-    callback=_seconds,
+    callback=seconds,
     help="Time before that end from which on nothing new starts; 60 s, or a tenth of the whole if less, unless given.",
 )
 @click.option(
@@ -134,19 +141,19 @@ def run(context: click.Context, /, campaign: Path | None, args: tuple[str, ...],
 
     if campaign is None and options["resume"] is None:
         raise click.UsageError("Missing argument 'CAMPAIGN'.", ctx=context)
-    _refuse_unknown_option(context, str(campaign or ""))
-    _point_out_typos(context, args)
+    refuse_unknown_option(context, str(campaign or ""))
+    point_out_typos(context, args)
     context.exit(run_campaign(campaign, args, RunOptions(**options)))
 
 
-def _refuse_unknown_option(context: click.Context, file: str) -> None:
+def refuse_unknown_option(context: click.Context, file: str) -> None:
     """Refuse an option in the file's place: before the file, all options are this command's."""
     if file.startswith("-"):
         name = file.partition("=")[0]
         raise click.NoSuchOption(name, possibilities=_similar_options(context, name), ctx=context)
 
 
-def _point_out_typos(context: click.Context, args: tuple[str, ...]) -> None:
+def point_out_typos(context: click.Context, args: tuple[str, ...]) -> None:
     """Say which of the campaign's arguments look like a mistyped option of this command."""
     for arg in args:
         name = arg.partition("=")[0]

@@ -31,18 +31,18 @@ damaged; 2 there is no such run.
 @click.option("--watch", "watching", is_flag=True, help="Look again every second, until the run has ended.")
 @click.pass_context
 def status(context: click.Context, target: str | None, runs: Path | None, as_json: bool, watching: bool) -> None:
-    """Show how a run is: what ran, what runs, what failed and why.
+    """Show how a run is: what ran, what runs, what failed and why; and how its job is, if it was deployed.
 
-    TARGET is a run folder, a run's uid, or the beginning of one; the newest run, unless given. Nothing is asked of the
-    run itself: it may run on another node, or have ended.
+    TARGET is a run folder, a run's uid, or the beginning of one, or a job's id; the newest run, unless given. Nothing
+    is asked of the run itself: it may run on another node, or have ended.
     """
-    from rhapsody.cli.status_view import as_dict, render, watch  # noqa: PLC0415 - keeps `--help` quick
-    from rhapsody.session.status import RunWatcher  # noqa: PLC0415
+    from rhapsody.cli.following import Looker, watch  # noqa: PLC0415 - keeps `--help` quick
+    from rhapsody.cli.status_view import as_dict, render  # noqa: PLC0415
 
     with errors_told():
-        watcher = RunWatcher(find_run(target, runs))
-        found = watch(watcher, as_json=as_json) if watching else watcher.look()
-    click.echo(json.dumps(as_dict(found)) if as_json else render(found))
-    for text in found.damage:
+        folder = find_run(target, runs)
+        both = watch(folder, as_json=as_json) if watching else Looker(folder).look()
+    click.echo(json.dumps(as_dict(*both)) if as_json else render(*both))
+    for text in both.run.damage:
         click.echo(f"Error: {text}", err=True)
-    context.exit(OTHER_ERROR if found.damage else 0)
+    context.exit(OTHER_ERROR if both.run.damage else 0)

@@ -2,82 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from rhapsody.cli.progress import COLOURS, Kind, Look, kind_lines, line_of, rate_text
+from rhapsody.cli.job import job_dict, job_facts
+from rhapsody.cli.progress import COLOURS, Kind, Look, kind_lines, rate_text
 from rhapsody.session.deadline import duration
 from rhapsody.session.status import Condition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rhapsody.session.status import RunStatus, RunWatcher
+    from rhapsody.deploy.watching import JobStatus
+    from rhapsody.session.status import RunStatus
 
-LOOK_EVERY_S = 1.0
 CONDITION_COLOURS = {
+    Condition.SUBMITTED: "yellow",
     Condition.RUNNING: "cyan",
     Condition.ENDED: "green",
     Condition.CRASHED: "red",
     Condition.UNREACHABLE: "yellow",
 }
 _EXAMPLE_LIMIT = 300
-
-
-def watch(watcher: RunWatcher, *, as_json: bool) -> RunStatus:
-    """Show how a run is until it has ended, or Ctrl-C; return the last look."""
-    found = watcher.look()
-    show = _json_lines if as_json else _screen if sys.stdout.isatty() else _lines
-    try:
-        for shown in show(_looks(watcher, found)):
-            found = shown
-    except KeyboardInterrupt:
-        pass
-    return found
-
-
-def _looks(watcher: RunWatcher, found: RunStatus) -> Iterator[RunStatus]:
-    while not found.is_over:
-        yield found
-        time.sleep(LOOK_EVERY_S)
-        found = watcher.look()
-    yield found
-
-
-def _json_lines(looks: Iterator[RunStatus]) -> Iterator[RunStatus]:
-    """Print each look but the last one, which is printed at the end anyway."""
-    before = None
-    for found in looks:
-        if before is not None:
-            click.echo(json.dumps(as_dict(before)))
-        before = found
-        yield found
-
-
-def _lines(looks: Iterator[RunStatus]) -> Iterator[RunStatus]:
-    """Print a line when the counts have changed."""
-    said = None
-    for found in looks:
-        if found.counts != said and not found.is_over:
-            said = found.counts
-            click.echo(line_of(look_of(found), time.strftime("%H:%M:%S")))
-        yield found
-
-
-def _screen(looks: Iterator[RunStatus]) -> Iterator[RunStatus]:
-    """Redraw the whole on a terminal."""
-    from rich.live import Live  # noqa: PLC0415 - slow to import
-    from rich.text import Text  # noqa: PLC0415
-
-    with Live(transient=True, auto_refresh=False, vertical_overflow="crop") as live:
-        for found in looks:
-            live.update(Text.from_ansi(render(found)), refresh=True)
-            yield found
 
 
 def look_of(found: RunStatus) -> Look:
@@ -87,16 +36,24 @@ def look_of(found: RunStatus) -> Look:
     return Look(dict(found.counts), found.rate, kinds)
 
 
-def render(found: RunStatus) -> str:
-    """Render a status for people."""
-    condition = click.style(str(found.condition), fg=CONDITION_COLOURS[found.condition], bold=True)
+def render(found: RunStatus, job: JobStatus | None = None) -> str:
+    """Render a status for people, with that of the job that it runs in."""
+    condition = click.style(condition_of(found, job), fg=CONDITION_COLOURS[found.condition], bold=True)
     lines = [f"{found.uid}  {condition}{_ending(found)}"]
-    lines += [f"{name:<10}  {text}" for name, text in _facts(found) if text]
+    facts = [*_facts(found), *(job_facts(job) if job is not None else ())]
+    lines += [f"{name:<10}  {text}" for name, text in facts if text]
     look = look_of(found)
     if look.kinds:
         verb = "runs" if found.condition is Condition.RUNNING else "ran then"
         lines += ["", f"{verb} for", *kind_lines(look.kinds)]
     return "\n".join([*lines, *_failure_lines(found)])
+
+
+def condition_of(found: RunStatus, job: JobStatus | None) -> str:
+    """Return what is the matter with a run; one whose job is over before it began is not said to wait for it."""
+    if found.condition is Condition.SUBMITTED and job is not None and job.is_over:
+        return "NOT BEGUN"
+    return str(found.condition)
 
 
 def _ending(found: RunStatus) -> str:
@@ -129,7 +86,7 @@ def _facts(found: RunStatus) -> Iterator[tuple[str, str]]:
     if found.time_left_s is not None:
         yield "time left", duration(found.time_left_s)
     yield "tasks", _counts(found)
-    if not found.journaled:
+    if not found.journaled and found.condition is not Condition.SUBMITTED:
         yield "journal", "none: single tasks cannot be told of"
     yield "journal", f"breaks off in {found.tail}" if found.tail else ""
     if found.may_go_on:
@@ -171,8 +128,8 @@ def ago(time_ns: int) -> str:
     return f"{seconds // 86_400:.0f} d ago"
 
 
-def as_dict(found: RunStatus) -> dict[str, Any]:
-    """Return a status of what JSON can say; what is not known is null, times are in seconds since the epoch."""
+def as_dict(found: RunStatus, job: JobStatus | None = None) -> dict[str, Any]:
+    """Return a status, with that of its job, of what JSON can say; what is not known is null, times are Unix times."""
     about, holder = found.description, found.holder
     return {
         "schema": 1,
@@ -194,6 +151,7 @@ def as_dict(found: RunStatus) -> dict[str, Any]:
             "time_left_s": found.time_left_s,
             "journaled": found.journaled,
         },
+        "job": job_dict(job),
         "tasks": {str(state): count for state, count in found.counts.items()},
         "rate_per_s": found.rate if found.condition is Condition.RUNNING else None,
         "running": [{"label": k.label, "tasks": k.tasks, "since_s": _seconds(k.since_ns)} for k in found.running],

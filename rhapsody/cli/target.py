@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 _STAMP = re.compile(r"-(\d{8}-\d{6})-[0-9a-f]{4}$")
+_JOB_ID = re.compile(r"\d+(?:\.[A-Za-z0-9][A-Za-z0-9.-]*)?")
 _NAMES_SHOWN = 5
 
 
@@ -27,7 +28,8 @@ def find_run(target: str | None, runs: Path | None = None) -> Path:
     """Return the run folder that a user means.
 
     Args:
-        target: Path of a run folder, a run's uid, or the beginning of one that no other uid has; the newest when None.
+        target: Path of a run folder, a run's uid, or the beginning of one that no other uid has, or the id of a job
+            that runs it; the newest when None.
         runs: Folder of all runs; `$RHAPSODY_RUNS`, else `./runs`, when None.
 
     Raises:
@@ -46,6 +48,27 @@ def find_run(target: str | None, runs: Path | None = None) -> Path:
     if Path(target).is_dir() and _is_run(Path(target)):
         return Path(target).resolve()
     return _only_one(target, list_runs(runs), parent)
+
+
+def find_job(target: str, runs: Path | None = None) -> str:
+    """Return the id of the job that a user means.
+
+    Args:
+        target: A job's id, or a run that was deployed: its folder, its uid, or the beginning of one.
+        runs: Folder of all runs.
+
+    Raises:
+        SpecError: There is no such run, or it has no job.
+    """
+    from rhapsody.deploy.records import last_job_id, read_jobs  # noqa: PLC0415 - slow to import
+
+    if _JOB_ID.fullmatch(target):
+        return target
+    folder = find_run(target, runs)
+    job_id = last_job_id(read_jobs(folder))
+    if job_id is None:
+        raise SpecError(f"the run {folder.name} was not submitted as a job; give the id of one")
+    return job_id
 
 
 def list_runs(runs: Path | None = None) -> list[Path]:
@@ -115,6 +138,8 @@ def _run_at(folder: Path) -> Path:
 def _only_one(prefix: str, found: Sequence[Path], parent: Path) -> Path:
     """Return the run whose uid begins so."""
     meant = [folder for folder in found if folder.name.startswith(prefix)] if prefix else []
+    if not meant and _JOB_ID.fullmatch(prefix):
+        meant = _of_job(prefix, found)
     if len(meant) == 1:
         return meant[0]
     if meant:
@@ -123,6 +148,13 @@ def _only_one(prefix: str, found: Sequence[Path], parent: Path) -> Path:
         )
     there = f"; the newest there:{_names(found)}" if found else f", nor any other; {_OTHER_PLACE}"
     raise SpecError(f"there is no run {prefix!r} in {parent}{there}")
+
+
+def _of_job(job_id: str, found: Sequence[Path]) -> list[Path]:
+    """Return the newest run that a job runs, or is to run: batch systems use ids again."""
+    from rhapsody.deploy.records import has_job  # noqa: PLC0415 - slow to import
+
+    return [folder for folder in found if has_job(folder, job_id)][:1]
 
 
 def _nearby(folder: Path) -> str:

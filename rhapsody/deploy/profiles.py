@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 
 from rhapsody.deploy.assets import asset_folder
+from rhapsody.deploy.profiles_changes import changed
 from rhapsody.deploy.profiles_errors import refusal
 from rhapsody.deploy.profiles_yaml import Document, Mark, Place, read_document
 from rhapsody.deploy.site import SiteProfile
@@ -22,7 +23,7 @@ from rhapsody.deploy.site_block import Block, Confidence
 from rhapsody.errors import SpecError, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 SITE_PATH = "RHAPSODY_SITE_PATH"
 ENDING = ".yaml"
@@ -62,22 +63,32 @@ def find_sites(environ: Mapping[str, str] = os.environ) -> list[SiteFile]:
     return sorted(found.values())
 
 
-def load_site(name: str, environ: Mapping[str, str] = os.environ) -> SiteProfile:
+def load_site(name: str, environ: Mapping[str, str] = os.environ, changes: Sequence[str] = ()) -> SiteProfile:
     """Load the profile of a site.
 
+    Args:
+        name: Of the site.
+        environ: Names the folders that are searched.
+        changes: `block.key=value` each, with the value in YAML: what is to be different this time.
+
     Raises:
-        SpecError: There is none of that name, or something is wrong with its file or one it extends.
+        SpecError: There is none of that name, or something is wrong with its file, one it extends, or a change.
     """
-    return load_site_file(_find(name, (), environ), environ)
+    return load_site_file(_find(name, (), environ), environ, changes)
 
 
-def load_site_file(file: Path, environ: Mapping[str, str] = os.environ) -> SiteProfile:
+def load_site_file(file: Path, environ: Mapping[str, str] = os.environ, changes: Sequence[str] = ()) -> SiteProfile:
     """Load a profile from a file, wherever it lies.
+
+    Args:
+        file: Of the profile.
+        environ: Names the folders that are searched for those that it extends.
+        changes: As for `load_site`.
 
     Raises:
         SpecError: Something is wrong with it or one that it extends; each line names file, line and key.
     """
-    document = _read_with_parents(file, (), environ)
+    document = changed(_read_with_parents(file, (), environ), changes)
     try:
         profile = SiteProfile.model_validate(document.data)
     except ValidationError as exc:

@@ -24,13 +24,13 @@ Place = tuple[str | int, ...]
 
 
 class Mark(NamedTuple):
-    """Where a value stands."""
+    """Where a value stands: in a file, or on a command line, which has the line 0."""
 
     file: Path
     line: int
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else str(self.file)
 
 
 class Document(NamedTuple):
@@ -89,6 +89,25 @@ def read_document(file: Path) -> Document:
         raise SpecError(f"{file}:1: holds no keys; a site profile begins with `schema: 1`")
     marks: dict[Place, Mark] = {(): Mark(file, 1)}
     return Document(_plain(root, (), file, marks), marks)
+
+
+def parse_value(text: str, place: Place, mark: Mark, marks: dict[Place, Mark]) -> Any:  # noqa: ANN401 - any YAML value
+    """Return the value that a text of YAML has, such as `[a, b]`; note where it and all below it stand.
+
+    Scalars stay texts, but for `null`: on a command line `4` is as good as `"4"`, and the model knows what is meant.
+
+    Raises:
+        SpecError: It is no YAML.
+    """
+    try:
+        _refuse_anchors(mark.file, text)
+        node = yaml.compose(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError) as exc:
+        raise SpecError(f"{mark}: is no value in YAML; quote it") from exc
+    below: dict[Place, Mark] = {}
+    value = None if node is None or text.strip() == "null" else _plain(node, place, mark.file, below)
+    marks.update(dict.fromkeys([*below, place], mark))
+    return value
 
 
 def _refuse_anchors(file: Path, text: str) -> None:

@@ -65,16 +65,16 @@ def _field(value: object, name: str) -> str:
 
 
 def _context(request: ScriptRequest) -> dict[str, Any]:
-    announced = request.scheduler == "slurm" and request.signal
+    announced = request.walltime_s is None or (request.scheduler == "slurm" and request.signal)
     no_proxy = request.proxy.no_proxy if request.proxy else ()
     staging = request.container.staging if request.container else None
     context = {name: getattr(request, name) for name in type(request).model_fields}
     return context | {
         "constraint": request.all_constraints,
-        "walltime": clock(request.walltime_s),
+        "walltime": clock(request.walltime_s or 0),
         "output": f"{request.run_dir}/deploy/{'' if request.scheduler == 'pbs' else 'job-%j.out'}",
         "binds_cpus": any(option.startswith("--cpu-bind") for option in request.launcher_options),
-        "timer_s": 0 if announced else request.walltime_s - request.signal_lead_s,
+        "timer_s": 0 if announced else (request.walltime_s or 0) - request.signal_lead_s,
         "select_chunk": tuple(request.select.items()),
         "site_environment": [(name, Expanding(value)) for name, value in request.environment.items()],
         "user_environment": list(request.user_environment.items()),

@@ -153,11 +153,12 @@ class ScriptRequest(FrozenModel):
     """One batch job, whole.
 
     Attributes:
-        scheduler: Which batch system.
+        scheduler: Which batch system; `local` for none.
         site: Name of the profile.
         job_name: As the queue shows it.
         nodes: How many.
-        walltime_s: Of the job, in whole seconds.
+        walltime_s: Of the job, in whole seconds; None for no limit that is known, where nothing is submitted.
+        here: The script is run inside of a job that is there already; nothing is asked of the batch system.
         account: Whom it is charged to.
         queue: PBS: the queue.
         partition: Slurm: the partition.
@@ -191,11 +192,12 @@ class ScriptRequest(FrozenModel):
         resume_command: The same when the run folder has a journal already; None: `command` again.
     """
 
-    scheduler: Literal["slurm", "pbs"]
+    scheduler: Literal["slurm", "pbs", "local"]
     site: JobName
     job_name: JobName
     nodes: int = Field(ge=1, le=1_000_000, strict=True)
-    walltime_s: int = Field(ge=1, lt=360_000_000, strict=True)
+    walltime_s: int | None = Field(default=None, ge=1, lt=360_000_000, strict=True)
+    here: bool = False
     account: Account | None = None
     queue: Queue | None = None
     partition: Partition | None = None
@@ -230,7 +232,8 @@ class ScriptRequest(FrozenModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.signal_lead_s >= self.walltime_s:
+        self._time_is_known()
+        if self.walltime_s is not None and self.signal_lead_s >= self.walltime_s:
             raise ValueError(
                 f"signal_lead_s={self.signal_lead_s} leaves nothing of walltime_s={self.walltime_s}; take a smaller one"
             )
@@ -243,10 +246,16 @@ class ScriptRequest(FrozenModel):
             raise ValueError(f"resources holds {taken[0]!r}, which the script sets by itself from another field")
         if self.launcher_options and not self.launcher_options[0].startswith("-"):
             raise ValueError(f"launcher_options begins with {self.launcher_options[0]!r}, which is no option")
-        if self.scheduler == "pbs" and self.next_link is NextLink.REQUEUE:
+        if self.scheduler != "slurm" and self.next_link is NextLink.REQUEUE:
             raise ValueError("next_link=requeue is Slurm's; under PBS the script submits itself again: submit")
         self._staging_fits()
         return self
+
+    def _time_is_known(self) -> None:
+        if self.walltime_s is None and self.scheduler != "local" and not self.here:
+            raise ValueError("walltime_s: a job that is submitted needs one")
+        if self.next_link is not NextLink.NONE and (self.here or self.scheduler == "local"):
+            raise ValueError("next_link: nothing is queued here, so that no other job can follow")
 
     def _staging_fits(self) -> None:
         staging = self.container.staging if self.container else None

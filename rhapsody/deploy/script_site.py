@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rhapsody.deploy.script import NextLink, script_request
 from rhapsody.deploy.site import SchedulerKind
-from rhapsody.deploy.site_container import EngineName, Staging
+from rhapsody.deploy.site_container import Engine, EngineName, Staging
 from rhapsody.deploy.site_nodes import Sharing
 from rhapsody.errors import SpecError, unknown_name
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from rhapsody.deploy.script import ScriptRequest
     from rhapsody.deploy.site import SiteProfile
-    from rhapsody.deploy.site_container import Collectives, Engine
+    from rhapsody.deploy.site_container import Collectives
     from rhapsody.deploy.validation_request import Resolved
 
 LEAD_S = 300
@@ -42,6 +42,7 @@ class Deployment:
         script_path: Where the script will lie, absolute.
         command: What rank 0's agent starts.
         resume_command: The same when the run folder has a journal; None for `command` again.
+        here: The script is run in a job that is there already.
         job_name: As the queue shows it.
         agent: The command of the node agent.
         image: A file's absolute path or a name the engine knows; None runs without a container.
@@ -62,6 +63,7 @@ class Deployment:
     script_path: str
     command: Sequence[str]
     resume_command: Sequence[str] | None = None
+    here: bool = False
     job_name: str = "rhapsody"
     agent: Sequence[str] = ("rhapsody-node",)
     image: str | None = None
@@ -88,11 +90,12 @@ def script_for(resolved: Resolved, deployment: Deployment) -> ScriptRequest:
         SpecError: Something is missing, does not go together or cannot go into a script.
     """
     profile, scheduler = resolved.profile, resolved.profile.scheduler
-    if scheduler.kind not in {SchedulerKind.SLURM, SchedulerKind.PBS}:
+    if scheduler.kind is SchedulerKind.KUBERNETES:
         raise SpecError(f"{profile.name} has no batch system ({scheduler.kind}), so that there is no script for it")
-    if resolved.walltime_s is None:
+    submitted = scheduler.kind is not SchedulerKind.LOCAL and not deployment.here
+    if resolved.walltime_s is None and submitted:
         raise SpecError(f"how long the job may take at {profile.name} is not known; give --walltime, such as -t 2h")
-    walltime_s = int(resolved.walltime_s)
+    walltime_s = None if resolved.walltime_s is None else int(resolved.walltime_s)
     engine = _engine(profile, deployment)
     collectives = _collectives(profile, deployment)
     values: dict[str, Any] = {
@@ -102,7 +105,8 @@ def script_for(resolved: Resolved, deployment: Deployment) -> ScriptRequest:
         "walltime_s": walltime_s,
         "account": resolved.request.account,
         "signal": scheduler.signal,
-        "signal_lead_s": min(LEAD_S, max(1, walltime_s // 5)),
+        "signal_lead_s": LEAD_S if walltime_s is None else min(LEAD_S, max(1, walltime_s // 5)),
+        "here": deployment.here,
         "links": resolved.request.links,
         "next_link": _next_link(resolved),
         "launcher_options": scheduler.launcher_options,
@@ -113,7 +117,8 @@ def script_for(resolved: Resolved, deployment: Deployment) -> ScriptRequest:
         "container": _container(resolved, deployment, engine) if engine else None,
         "constraint": deployment.constraint or (resolved.kind.constraint if resolved.kind else None),
     }
-    values |= _directives(resolved, deployment, engine, collectives)
+    if submitted:
+        values |= _directives(resolved, deployment, engine, collectives)
     return script_request(values | _taken_over(deployment))
 
 
@@ -256,16 +261,23 @@ def _proxy(profile: SiteProfile) -> dict[str, Any] | None:
 # The image
 
 
+def _engine_name(name: str) -> EngineName:
+    try:
+        return EngineName(name)
+    except ValueError as exc:
+        raise unknown_name("container engine", name, map(str, EngineName)) from exc
+
+
 def _engine(profile: SiteProfile, deployment: Deployment) -> Engine | None:
     if deployment.image is None:
         return None
     engines = profile.container.engines if profile.container else ()
     if deployment.engine is None:
         if not engines:
-            raise SpecError(
-                f"which container engine {profile.name} has is not known; name one in a profile that extends it"
-            )
+            raise SpecError(f"which container engine {profile.name} has is not known; give it: --engine apptainer")
         return engines[0]
+    if not engines:  # nobody knows what flags it wants there, but the user knows that it is there
+        return Engine(name=_engine_name(deployment.engine))
     for engine in engines:
         if engine.name == deployment.engine:
             return engine

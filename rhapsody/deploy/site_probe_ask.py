@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 
 from rhapsody.errors import BackendError
+from rhapsody.session import machine_commands
+from rhapsody.session.machine_commands import CommandError, CommandLate
 
-ANSWER_LIMIT_S = 60
 _VENDORS = {
     "nvidia": re.compile(r"nvidia|tesla|rtx|gtx|quadro|gh?200|b200|[avhlptk]\d{1,4}(?![a-z0-9])", re.IGNORECASE),
     "amd": re.compile(r"amd|mi\d{2,3}|gfx", re.IGNORECASE),
@@ -22,26 +21,12 @@ def ask(*command: str) -> str:
     Raises:
         BackendError: It fails, is not there, or does not answer in time; the text has what it said.
     """
-    shown = " ".join(command)
     try:
-        done = subprocess.run(  # noqa: S603 - the machine's own command, as PATH names it
-            command,
-            env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ANSWER_LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise BackendError(f"`{shown}` did not answer within {ANSWER_LIMIT_S} s; try again") from exc
-    except OSError as exc:
-        raise BackendError(f"`{shown}` cannot be run: {exc.strerror}") from exc
-    if done.returncode:
-        said = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        raise BackendError(f"`{shown}` failed: {said}; run this where you submit jobs, or name another --scheduler")
-    return done.stdout
+        return machine_commands.ask(command)
+    except CommandLate as exc:
+        raise BackendError(f"{exc}; try again") from exc
+    except CommandError as exc:
+        raise BackendError(f"{exc}; run this where you submit jobs, or name another --scheduler") from exc
 
 
 def vendor_of(model: str) -> str | None:

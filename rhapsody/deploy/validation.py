@@ -56,6 +56,17 @@ def resolve(profile: SiteProfile, request: Request) -> Resolved:
     raise _refusal(profile, request, queues)
 
 
+def held(profile: SiteProfile, request: Request) -> Resolved:
+    """Return a request for nodes of a job that is there already: no rule of the site is asked any more.
+
+    Raises:
+        SpecError: The site has no such kind of nodes.
+    """
+    named = profile.kind(request.node_kind) if request.node_kind is not None else None
+    kind = profile.kinds[0] if named is None and len(profile.kinds) == 1 else named
+    return _made(profile, request, None, kind, [])
+
+
 def queues_meant(profile: SiteProfile, name: str | None) -> tuple[Queue, ...]:
     """Return the queue of a name; without one those that may be chosen, the site's default first.
 

@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import NamedTuple
 
 from rhapsody.errors import SpecError
 from rhapsody.model.time_left import DEADLINE_VARIABLE, parse_deadline
+from rhapsody.session.machine_commands import CommandError, ask, plain_answers
 
 COMMAND_LIMIT_S = 10.0
 """Seconds that a command of the batch system may take to answer."""
@@ -71,9 +71,9 @@ async def find_deadline(walltime_s: float | None, opened_s: float, environ: Envi
 
 
 def _ask_batch_system(environ: Environ, opened_s: float) -> Deadline | None:
-    for variables, ask in _BATCH_SYSTEMS:
+    for variables, ask_it in _BATCH_SYSTEMS:
         if any(environ.get(variable) for variable in variables):
-            found = ask(environ, opened_s)
+            found = ask_it(environ, opened_s)
             if found is not None and found.at_s <= opened_s:
                 raise _NoAnswerError(f"by {found.source} it ended {duration(opened_s - found.at_s)} ago")
             return found
@@ -89,7 +89,7 @@ def _slurm(environ: Environ, _opened_s: float) -> Deadline | None:
     if environ.get("SLURM_JOB_END_TIME"):
         return Deadline(_number_in(environ, "SLURM_JOB_END_TIME"), "SLURM_JOB_END_TIME")
     command = ["squeue", "-h", "-j", environ["SLURM_JOB_ID"], "-o", "%e"]
-    said = _answer(command, environ, SLURM_TIME_FORMAT="standard")
+    said = _answer(command, environ)
     if said in ("N/A", "NONE", "Unknown", ""):
         return None  # the job has no limit
     try:
@@ -160,26 +160,12 @@ _BATCH_SYSTEMS: list[tuple[tuple[str, ...], Callable[[Environ, float], Deadline 
 """Variables, one of which a job of the batch system has, and who asks it. The first that fits is asked."""
 
 
-def _answer(command: list[str], environ: Environ, **variables: str) -> str:
+def _answer(command: list[str], environ: Environ) -> str:
     """Return what a command says, moments in UTC."""
     try:
-        done = subprocess.run(  # noqa: S603 - the batch system's own command, as PATH names it
-            command,
-            env={**environ, "TZ": "UTC", "LC_ALL": "C", **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_LIMIT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise _NoAnswerError(f"`{' '.join(command)}` did not answer within {COMMAND_LIMIT_S:g} s") from exc
-    except OSError as exc:
-        raise _NoAnswerError(f"`{' '.join(command)}`: {exc.strerror}") from exc
-    if done.returncode:
-        last = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        raise _NoAnswerError(f"`{' '.join(command)}` failed: {last}")
-    return done.stdout.strip()
+        return ask(command, limit_s=COMMAND_LIMIT_S, environ=plain_answers(environ)).strip()
+    except CommandError as exc:
+        raise _NoAnswerError(str(exc)) from exc
 
 
 def _number_in(environ: Environ, variable: str) -> float:

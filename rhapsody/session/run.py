@@ -33,6 +33,7 @@ class Run:
         name: First part of the run folder's name, where it is made.
         runs: Folder for run folders; `$RHAPSODY_RUNS`, else `./runs`.
         resume: Folder of a run to go on with, instead.
+        run_dir: Run folder that was made before, instead; no session has run there.
         journal: Whether the run is journaled.
         rerun_unknown: Run again what may have run in earlier sessions.
         facts: What `run.json` says besides.
@@ -51,6 +52,7 @@ class Run:
         runs: Path | str | None,
         resume: Path | str | None,
         *,
+        run_dir: Path | str | None = None,
         journal: bool,
         rerun_unknown: bool,
         facts: Mapping[str, Any],
@@ -58,9 +60,12 @@ class Run:
     ) -> None:
         if resume is not None and not journal:
             raise SpecError("a run is resumed from its journal: leave out journal=False, or --no-journal")
+        if resume is not None and run_dir is not None:
+            raise SpecError("a run is resumed where it ran: leave out run_dir, or --run-dir")
         self._name = name
         self._runs = runs
         self._resume = Path(resume).absolute() if resume is not None else None
+        self._prepared = Path(run_dir).absolute() if run_dir is not None else None
         self._with_journal = journal
         self._rerun_unknown = rerun_unknown
         self._description = dict(facts)
@@ -94,7 +99,7 @@ class Run:
             JournalError: The journal cannot be read or written.
         """
         loop = asyncio.get_running_loop()
-        folder = self.folder = self._resume or create_run_folder(self._name, self._runs)
+        folder = self.folder = self._resume or self._own_folder()
         self._lease = await Lease.take(
             folder,
             on_lost=lambda reason: loop.call_soon_threadsafe(on_lost, reason),
@@ -104,7 +109,8 @@ class Run:
         try:
             if self._resume is not None:
                 await self._go_on(folder, backend)
-            self._description = self._own_facts(folder) | self._description | dict(facts)
+            earlier = {} if self._prepared is None else read_description(folder)
+            self._description = earlier | self._own_facts(folder) | self._description | dict(facts)
             write_description(folder, self._description)
             logs_folder(folder, self.session).mkdir(mode=0o700, exist_ok=True)
             self._notices.open(folder / "logs" / "session.log")
@@ -116,6 +122,15 @@ class Run:
             self.close()
             raise
         return folder
+
+    def _own_folder(self) -> Path:
+        if self._prepared is None:
+            return create_run_folder(self._name, self._runs)
+        if not (self._prepared / "logs").is_dir():
+            raise SpecError(f"{self._prepared} is no run folder; without --run-dir one is made")
+        if (self._prepared / "journal").is_dir():
+            raise SpecError(f"{self._prepared} has a run already; go on with it: rhapsody run --resume {self._prepared}")
+        return self._prepared
 
     async def _go_on(self, folder: Path, backend: Backend) -> None:
         """Find out what earlier sessions did, once nothing of them runs any more."""

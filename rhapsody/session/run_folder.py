@@ -18,21 +18,35 @@ SUBFOLDERS = ("logs", "results", "deploy")  # the journal makes its own
 
 
 def create_run_folder(name: str, runs: Path | str | None = None) -> Path:
-    """Make `<runs>/<name>-<time>-<4 hex>/` with its subfolders, readable by nobody else.
-
-    Args:
-        name: Of the run; characters that do not belong into a file name become `-`.
-        runs: Folder of all runs; `$RHAPSODY_RUNS`, else `./runs`, when None.
+    """Make a new run folder and return it; `name_run_folder` says where.
 
     Raises:
         SpecError: It cannot be made; the text names the folder.
     """
+    return make_run_folder(name_run_folder(name, runs))
+
+
+def name_run_folder(name: str, runs: Path | str | None = None) -> Path:
+    """Return `<runs>/<name>-<time>-<4 hex>`, which is not there yet.
+
+    Args:
+        name: Of the run; characters that do not belong into a file name become `-`.
+        runs: Folder of all runs; `$RHAPSODY_RUNS`, else `./runs`, when None.
+    """
     parent = Path(runs or os.environ.get("RHAPSODY_RUNS") or "runs").expanduser().absolute()
     stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
     safe = _UNSAFE.sub("-", name).strip("-.")[:60] or "run"
-    folder = parent / f"{safe}-{stamp}-{secrets.token_hex(2)}"
+    return parent / f"{safe}-{stamp}-{secrets.token_hex(2)}"
+
+
+def make_run_folder(folder: Path) -> Path:
+    """Make a run folder with its subfolders, readable by nobody else, and return it.
+
+    Raises:
+        SpecError: It cannot be made; the text names the folder.
+    """
     try:
-        parent.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700)
         for subfolder in SUBFOLDERS:
             (folder / subfolder).mkdir(mode=0o700)

@@ -65,6 +65,7 @@ class Session:
 
         resume: Folder of a run to go on with: what is DONE there is not run again, and keeps its value.
         rerun_unknown: Run again what may have run when an earlier session died; else such tasks end UNKNOWN.
+        run_dir: Run folder that `rhapsody deploy` has made for this run; one is made below `runs`, unless given.
         facts: What `run.json` says besides: what JSON can say.
 
     Raises:
@@ -87,6 +88,7 @@ class Session:
         drain_s: float | None = None,
         resume: Path | str | None = None,
         rerun_unknown: bool = False,
+        run_dir: Path | str | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
         _require_count("cores", cores)
@@ -106,6 +108,7 @@ class Session:
             name,
             runs,
             resume,
+            run_dir=run_dir,
             journal=journal,
             rerun_unknown=rerun_unknown,
             facts=facts or {},

@@ -34,6 +34,8 @@ _CLOCK_SLACK_S = 5.0
 class Condition(StrEnum):
     """What is the matter with a run."""
 
+    SUBMITTED = "SUBMITTED"
+    """A batch job is to run it, and has not begun to."""
     RUNNING = "RUNNING"
     ENDED = "ENDED"
     CRASHED = "CRASHED"
@@ -159,11 +161,10 @@ class RunWatcher:
         """
         holder = read_holder(self._run_dir)  # before what the holder writes before it gives it back
         description = read_description(self._run_dir)
-        ended_ns = _whole(description.get("ended_ns"))
         journaled = self._read_journal()
         description = description or self._tally.run
         holder = holder or _holder_from(description)
-        condition, why = _condition(holder, ended_ns)
+        condition, why = _condition(holder, description)
         tally = self._tally
         tail = self._reader.tail
         return RunStatus(
@@ -208,7 +209,7 @@ def outline(run_dir: Path) -> RunStatus:
     holder = read_holder(run_dir)  # before what the holder writes before it gives it back
     description = read_description(run_dir)
     holder = holder or _holder_from(description)
-    condition, why = _condition(holder, _whole(description.get("ended_ns")))
+    condition, why = _condition(holder, description)
     return RunStatus(run_dir, condition, why, holder, description, _counts_from(description))
 
 
@@ -252,9 +253,12 @@ def read_description(run_dir: Path) -> dict[str, Any]:
     return found
 
 
-def _condition(holder: Holder | None, ended_ns: int) -> tuple[Condition, str]:
+def _condition(holder: Holder | None, description: Mapping[str, Any]) -> tuple[Condition, str]:
     """Return how a run is, and how that is known."""
+    ended_ns = _whole(description.get("ended_ns"))
     if holder is None:
+        if description.get("submitted_ns") and not ended_ns:
+            return Condition.SUBMITTED, ""
         return (Condition.ENDED, "") if ended_ns else (Condition.CRASHED, "nothing tells who ran it")
     if ended_ns and ended_ns >= holder.since_ns:
         return Condition.ENDED, ""

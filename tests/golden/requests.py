@@ -36,6 +36,7 @@ EVERYTHING: dict[str, Any] = PLAIN | {
     "options": {"network": "disable_rdzv_get", "overcommit": ""},
     "signal": True,
     "signal_lead_s": 120,
+    "here": False,
     "next_link": "requeue",
     "links": 3,
     "launcher_options": ("--mem", "0"),
@@ -92,9 +93,15 @@ KINDS: dict[str, dict[str, Any]] = {
     | _in("podman-hpc", flags=("--gpu", "--network=host"), binds=("/opt",), passes=("DRAGON_*",)),
     "slurm-shifter": PLAIN | _in("shifter", flags=("--module=gpu",), environment={"A": "1"}, binds=("/opt:/opt:ro",)),
     "slurm-timer": PLAIN | {"signal": False},
+    "slurm-here": PLAIN | {"here": True, "walltime_s": None},
     "slurm-chain": PLAIN | {"next_link": "submit", "links": 4},
     "pbs": PLAIN | {"scheduler": "pbs", "site": "pbs"},
+    "pbs-here": PLAIN | {"scheduler": "pbs", "site": "pbs", "here": True, "walltime_s": None},
     "pbs-everything": EVERYTHING_PBS,
     "pbs-podman": PLAIN | {"scheduler": "pbs", "site": "pbs"} | _in("podman", flags=("--network=host",)),
+    "local": PLAIN | {"scheduler": "local", "site": "local", "nodes": 1, "walltime_s": None},
+    "local-timer": PLAIN | {"scheduler": "local", "site": "local", "nodes": 1},
 }
 """One for each kind of script."""
+SUBMITTED = [kind for kind, request in KINDS.items() if request["scheduler"] != "local" and not request.get("here")]
+"""Those that a batch system gets."""

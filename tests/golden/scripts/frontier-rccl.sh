@@ -4,8 +4,8 @@
 #SBATCH --partition=batch
 #SBATCH --nodes=92
 #SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=56
 #SBATCH --gpus-per-node=8
-#SBATCH --exclusive
 #SBATCH --constraint=nvme
 #SBATCH --time=06:00:00
 #SBATCH --network=disable_rdzv_get
@@ -37,6 +37,7 @@ job_staged=''
 job_id=${SLURM_JOB_ID:-none}
 job_restarts=${SLURM_RESTART_COUNT:-0}
 [[ $job_restarts =~ ^[1-9][0-9]{0,4}$ ]] || job_restarts=0
+export SRUN_CPUS_PER_TASK=56 # newer srun does not take it from --cpus-per-task of the job
 
 # One process on each node. A lost node is not the end of the step: the agents see to that.
 job_each_node=(
@@ -54,6 +55,7 @@ job_each_node=(
 
 # srun kills its step at once when it gets SIGTERM; asked by scancel, the step gets the signal itself.
 job_send() {
+  [[ $1 == INT ]] && set -- TERM # what runs in the background ignores SIGINT
   if [[ $1 != TERM ]] || ! scancel --signal=TERM "$job_id"; then
     kill -s "$1" "$job_payload" 2>/dev/null
   fi
@@ -69,8 +71,8 @@ job_say() {
 
 # What happened to this job, a line of JSON each: who asks later whether it ended by itself finds it here.
 job_record() {
-  printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s}\n' \
-    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" >>"$job_records" ||
+  printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s,"next_job_id":"%s"}\n' \
+    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
     job_say "cannot write to $job_records"
 }
 
@@ -86,7 +88,6 @@ job_on_signal() {
   job_payload=${job_payload:-${!:-}} # it may have come right after the start
   if [[ -n $job_payload ]]; then
     job_say "got SIG$1, and hands it on to the campaign"
-    [[ $1 == INT ]] && set -- TERM # what runs in the background ignores SIGINT
     job_send "$1"
   elif [[ $1 == USR1 ]]; then
     job_say 'the time is over before the campaign has begun'

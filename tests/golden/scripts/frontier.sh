@@ -4,8 +4,8 @@
 #SBATCH --partition=batch
 #SBATCH --nodes=16
 #SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=56
 #SBATCH --gpus-per-node=8
-#SBATCH --exclusive
 #SBATCH --constraint=nvme
 #SBATCH --time=02:00:00
 #SBATCH --output=/project/runs/hybrid_campaign-20261121-120000-1a2b/deploy/job-%j.out
@@ -26,6 +26,7 @@ job_payload=''
 job_timer=''
 job_signalled=''
 job_cleaned=''
+job_next=''
 job_link=${RHAPSODY_LINK:-1}
 [[ $job_link =~ ^[1-9][0-9]{0,4}$ ]] || job_link=1
 unset RHAPSODY_LINK
@@ -33,6 +34,7 @@ job_staged=''
 job_id=${SLURM_JOB_ID:-none}
 job_restarts=${SLURM_RESTART_COUNT:-0}
 [[ $job_restarts =~ ^[1-9][0-9]{0,4}$ ]] || job_restarts=0
+export SRUN_CPUS_PER_TASK=56 # newer srun does not take it from --cpus-per-task of the job
 
 # One process on each node. A lost node is not the end of the step: the agents see to that.
 job_each_node=(
@@ -50,6 +52,7 @@ job_each_node=(
 
 # srun kills its step at once when it gets SIGTERM; asked by scancel, the step gets the signal itself.
 job_send() {
+  [[ $1 == INT ]] && set -- TERM # what runs in the background ignores SIGINT
   if [[ $1 != TERM ]] || ! scancel --signal=TERM "$job_id"; then
     kill -s "$1" "$job_payload" 2>/dev/null
   fi
@@ -60,7 +63,9 @@ job_hosts() {
 }
 
 job_next_link() {
-  RHAPSODY_LINK=$((job_link + 1)) sbatch --export=ALL --dependency="afterany:$job_id" /project/runs/hybrid_campaign-20261121-120000-1a2b/deploy/job.sh
+  job_next=$(RHAPSODY_LINK=$((job_link + 1)) \
+    sbatch --parsable --export=ALL --dependency="afterany:$job_id" /project/runs/hybrid_campaign-20261121-120000-1a2b/deploy/job.sh) &&
+    job_next=${job_next%%;*}
 }
 
 job_say() {
@@ -69,8 +74,8 @@ job_say() {
 
 # What happened to this job, a line of JSON each: who asks later whether it ended by itself finds it here.
 job_record() {
-  printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s}\n' \
-    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" >>"$job_records" ||
+  printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s,"next_job_id":"%s"}\n' \
+    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
     job_say "cannot write to $job_records"
 }
 
@@ -86,7 +91,6 @@ job_on_signal() {
   job_payload=${job_payload:-${!:-}} # it may have come right after the start
   if [[ -n $job_payload ]]; then
     job_say "got SIG$1, and hands it on to the campaign"
-    [[ $1 == INT ]] && set -- TERM # what runs in the background ignores SIGINT
     job_send "$1"
   elif [[ $1 == USR1 ]]; then
     job_say 'the time is over before the campaign has begun'
@@ -114,7 +118,8 @@ job_finish() {
     if ((job_link + job_restarts >= 3)); then
       job_say 'not all is done, and this was the last of 3 links: go on with rhapsody run --resume'
     elif job_next_link; then
-      job_record continued 75
+      [[ $job_next =~ ^[A-Za-z0-9._-]+$ ]] || job_next=''
+      job_record continued 75 "$job_next"
       job_say 'not all is done: the next link is in the queue'
     else
       job_say 'not all is done, and the next link could not be queued: go on with rhapsody run --resume'

@@ -49,6 +49,7 @@ job_each_node=(
 
 # srun kills its step at once when it gets SIGTERM; asked by scancel, the step gets the signal itself.
 job_send() {
+  [[ $1 == INT ]] && set -- TERM # what runs in the background ignores SIGINT
   if [[ $1 != TERM ]] || ! scancel --signal=TERM "$job_id"; then
     kill -s "$1" "$job_payload" 2>/dev/null
   fi
@@ -60,8 +61,8 @@ job_say() {
 
 # What happened to this job, a line of JSON each: who asks later whether it ended by itself finds it here.
 job_record() {
-  printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s}\n' \
-    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" >>"$job_records" ||
+  printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s,"next_job_id":"%s"}\n' \
+    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
     job_say "cannot write to $job_records"
 }
 
@@ -77,7 +78,6 @@ job_on_signal() {
   job_payload=${job_payload:-${!:-}} # it may have come right after the start
   if [[ -n $job_payload ]]; then
     job_say "got SIG$1, and hands it on to the campaign"
-    [[ $1 == INT ]] && set -- TERM # what runs in the background ignores SIGINT
     job_send "$1"
   elif [[ $1 == USR1 ]]; then
     job_say 'the time is over before the campaign has begun'

@@ -23,6 +23,7 @@ job_payload=''
 job_timer=''
 job_signalled=''
 job_cleaned=''
+job_next=''
 job_link=${RHAPSODY_LINK:-1}
 [[ $job_link =~ ^[1-9][0-9]{0,4}$ ]] || job_link=1
 unset RHAPSODY_LINK
@@ -40,11 +41,12 @@ job_each_node=(
 )
 
 job_send() {
+  [[ $1 == INT ]] && set -- TERM # what runs in the background ignores SIGINT
   kill -s "$1" "$job_payload" 2>/dev/null
 }
 
 job_next_link() {
-  qsub -W depend="afterany:$job_id" -v RHAPSODY_LINK="$((job_link + 1))" /project/runs/hybrid_campaign-20261121-120000-1a2b/deploy/job.sh
+  job_next=$(qsub -W depend="afterany:$job_id" -v RHAPSODY_LINK="$((job_link + 1))" /project/runs/hybrid_campaign-20261121-120000-1a2b/deploy/job.sh)
 }
 
 job_say() {
@@ -53,8 +55,8 @@ job_say() {
 
 # What happened to this job, a line of JSON each: who asks later whether it ended by itself finds it here.
 job_record() {
-  printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s}\n' \
-    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" >>"$job_records" ||
+  printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s,"next_job_id":"%s"}\n' \
+    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
     job_say "cannot write to $job_records"
 }
 
@@ -70,7 +72,6 @@ job_on_signal() {
   job_payload=${job_payload:-${!:-}} # it may have come right after the start
   if [[ -n $job_payload ]]; then
     job_say "got SIG$1, and hands it on to the campaign"
-    [[ $1 == INT ]] && set -- TERM # what runs in the background ignores SIGINT
     job_send "$1"
   elif [[ $1 == USR1 ]]; then
     job_say 'the time is over before the campaign has begun'
@@ -98,7 +99,8 @@ job_finish() {
     if ((job_link + job_restarts >= 2)); then
       job_say 'not all is done, and this was the last of 2 links: go on with rhapsody run --resume'
     elif job_next_link; then
-      job_record continued 75
+      [[ $job_next =~ ^[A-Za-z0-9._-]+$ ]] || job_next=''
+      job_record continued 75 "$job_next"
       job_say 'not all is done: the next link is in the queue'
     else
       job_say 'not all is done, and the next link could not be queued: go on with rhapsody run --resume'

@@ -12,7 +12,7 @@ from rhapsody.deploy.render import clock, render_script
 from rhapsody.deploy.script import ScriptRequest, script_request
 from rhapsody.errors import SpecError
 from tests.batch_job import complaints
-from tests.golden.requests import EVERYTHING, EVERYTHING_PBS, KINDS, PLAIN
+from tests.golden.requests import EVERYTHING, EVERYTHING_PBS, KINDS, PLAIN, SUBMITTED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ def directives(script: str) -> list[str]:
     return [line for line in script.splitlines() if line.startswith(("#SBATCH", "#PBS"))]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SUBMITTED)
 def test_all_directives_stand_before_the_first_command(kind: str) -> None:
     lines = rendered(KINDS[kind]).splitlines()
 

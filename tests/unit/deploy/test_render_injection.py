@@ -104,7 +104,7 @@ def test_every_text_of_a_request_is_attacked() -> None:
     attacked = {str(place[0]) for _, place in PLACES}
 
     numbers = {"nodes", "walltime_s", "gpus_per_node", "cores_per_node", "signal_lead_s", "links"}
-    choices = {"scheduler", "next_link", "exclusive", "signal"}
+    choices = {"scheduler", "next_link", "exclusive", "signal", "here"}
     assert attacked | numbers | choices == set(EVERYTHING) | set(EVERYTHING_PBS)
 
 

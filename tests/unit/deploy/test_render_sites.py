@@ -9,9 +9,10 @@ import pytest
 
 from rhapsody.deploy.assets import asset_folder
 from rhapsody.deploy.profiles import load_site_file
+from rhapsody.deploy.render import render_script
 from rhapsody.deploy.script import NextLink, ScriptRequest
 from rhapsody.deploy.script_site import CollectivesUse, Deployment, script_for
-from rhapsody.deploy.validation import resolve
+from rhapsody.deploy.validation import held, resolve
 from rhapsody.deploy.validation_request import Request
 from rhapsody.errors import SpecError
 from tests.golden.cases import DEPLOYMENT
@@ -138,8 +139,30 @@ def test_an_account_or_constraint_that_is_none_is_refused_by_name(site: str, ask
 
 
 def test_a_site_without_a_batch_system_has_no_script() -> None:
-    with pytest.raises(SpecError, match="local has no batch system"):
-        request_for("local", Request(nodes=1, walltime_s=60))
+    with pytest.raises(SpecError, match="kubernetes has no batch system"):
+        request_for("kubernetes", Request(nodes=1, walltime_s=60), image=None)
+
+
+def test_a_run_on_this_machine_asks_nobody_for_anything() -> None:
+    request = request_for("local", Request(nodes=1), image=None)
+
+    assert (request.scheduler, request.walltime_s, request.options) == ("local", None, {})
+
+
+def test_a_run_inside_of_a_job_asks_for_nothing_but_keeps_what_the_site_sets() -> None:
+    profile = load_site_file(asset_folder("site-profiles") / "frontier.yaml", {})
+    request = script_for(held(profile, Request(nodes=4)), replace(DEPLOYMENT, here=True))
+
+    assert (request.here, request.walltime_s, request.cores_per_node, request.options) == (True, None, None, {})
+    assert request.proxy is not None, "frontier's"
+    assert "#SBATCH" not in render_script(request)
+
+
+def test_a_container_engine_that_nobody_knows_of_a_site_can_be_named() -> None:
+    request = request_for("slurm", Request(nodes=1, walltime_s=60, queue="normal"), engine="apptainer")
+
+    assert request.container is not None
+    assert request.container.engine == "apptainer"
 
 
 def test_a_deployment_needs_a_command() -> None:

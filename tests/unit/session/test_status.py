@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOW_NS = time.time_ns()
-RUNNING, ENDED, CRASHED, UNREACHABLE = Condition
+SUBMITTED, RUNNING, ENDED, CRASHED, UNREACHABLE = Condition
 ENDED_KEYS = {"ended_ns": NOW_NS, "tasks": {"DONE": 3, "FAILED": 1}}
 
 

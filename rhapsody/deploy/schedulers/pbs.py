@@ -1,0 +1,125 @@
+"""PBS Professional and OpenPBS: qsub, qstat, qdel, qsig. Torque is another system, and not supported."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from rhapsody.deploy.quoting import check
+from rhapsody.deploy.schedulers import interactive, pbs_answers
+from rhapsody.deploy.schedulers.ask import (
+    LIMIT_S,
+    asking_environ,
+    checked_ids,
+    missing_commands,
+    not_here,
+    own_words,
+    refused,
+    signal_name,
+    submitting_environ,
+)
+from rhapsody.deploy.schedulers.batch import JobLook, JobPhase
+from rhapsody.deploy.schedulers.pbs_refusals import PASSING, SPEC
+from rhapsody.errors import BackendError, SpecError
+from rhapsody.session.machine_commands import CommandError, CommandFailed, CommandMissing, ask
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_UNKNOWN_JOB = re.compile(r"unknown job id", re.IGNORECASE)
+_NO_HISTORY = re.compile(r"not configured to maintain job history", re.IGNORECASE)
+_OVER = re.compile(r"unknown job id|job has finished|delete already in progress|invalid for state", re.IGNORECASE)
+_FORGOTTEN = (
+    "PBS does not know this job: it ended longer ago than PBS remembers, or a routing queue threw it away because"
+    " no queue behind it takes such a job"
+)
+
+
+class Pbs:
+    """The commands of OpenPBS and PBS Professional.
+
+    Args:
+        limit_s: Seconds that a command may take.
+    """
+
+    def __init__(self, limit_s: float = LIMIT_S) -> None:
+        self.name = "pbs"
+        self.commands: tuple[str, ...] = ("qsub", "qstat", "qdel", "qsig")
+        self._limit_s = limit_s
+
+    def missing(self) -> tuple[str, ...]:
+        """Return those of `commands` that are not on PATH."""
+        return missing_commands(self.commands)
+
+    def submit(self, script: Path) -> str:
+        """Queue a script and return the id of its job: see `BatchSystem.submit`."""
+        command = ["qsub", str(script)]
+        try:
+            said = ask(command, limit_s=self._limit_s, environ=submitting_environ(), cwd=script.parent)
+        except CommandFailed as exc:
+            raise refused("PBS", exc, SPEC, PASSING) from exc
+        except CommandMissing as exc:
+            raise not_here("PBS", exc) from exc
+        try:
+            return str(check("after", said.strip().rpartition("\n")[2], "job id"))
+        except SpecError as exc:
+            raise BackendError(
+                f"qsub said {said!r}, which is no job id; see qstat -u $USER whether there is a job"
+            ) from exc
+
+    def test(self, script_text: str) -> str:  # noqa: ARG002 - of the contract
+        """Refuse: PBS cannot say it.
+
+        Raises:
+            SpecError: Always.
+        """
+        raise SpecError("PBS has no such check; --dry-run shows the script")
+
+    def look(self, job_ids: Sequence[str]) -> dict[str, JobLook]:
+        """Return what qstat knows of these jobs: see `BatchSystem.look`."""
+        ids = checked_ids(job_ids)
+        if not ids:
+            return {}
+        found, why = self._qstat(ids, history=True)
+        return {job_id: found.get(job_id) or JobLook(job_id, JobPhase.UNKNOWN, reason=why) for job_id in ids}
+
+    def _qstat(self, ids: list[str], *, history: bool) -> tuple[dict[str, JobLook], str]:
+        """Return what is known, and why the rest is not. Where some ids are unknown, qstat answers and fails."""
+        command = ["qstat", *(["-x"] if history else []), "-f", "-F", "json", *ids]
+        why = _FORGOTTEN
+        try:
+            said = ask(command, limit_s=self._limit_s, environ=asking_environ())
+        except CommandFailed as exc:
+            if history and _NO_HISTORY.search(exc.stderr):
+                found, _ = self._qstat(ids, history=False)
+                return found, "PBS does not know this job, and this one does not remember jobs that have ended"
+            if not _UNKNOWN_JOB.search(exc.stderr):
+                why = f"qstat cannot tell: {own_words(exc)}"
+            said = exc.stdout
+        except CommandError as exc:
+            return {}, f"qstat cannot tell: {exc}"
+        try:
+            return pbs_answers.read_jobs(said, ids), why
+        except ValueError as exc:
+            return {}, f"qstat cannot tell: it did not answer in JSON ({exc})"
+
+    def signal(self, job_id: str, name: str) -> None:
+        """Send a signal to all processes of a running job: see `BatchSystem.signal`."""
+        (job_id,) = checked_ids([job_id])
+        ask(["qsig", "-s", signal_name(name), job_id], limit_s=self._limit_s, environ=asking_environ())
+
+    def cancel(self, job_id: str) -> None:
+        """Ask for the end of a job: see `BatchSystem.cancel`."""
+        (job_id,) = checked_ids([job_id])
+        try:
+            ask(["qdel", job_id], limit_s=self._limit_s, environ=asking_environ())
+        except CommandFailed as exc:
+            if re.search(r"unauthorized request", exc.stderr, re.IGNORECASE):
+                raise SpecError(f"job {job_id} is not yours to cancel. qdel said: {own_words(exc)}") from exc
+            if not _OVER.search(exc.stderr):
+                raise
+
+    def interactive(self, script_text: str) -> list[str]:
+        """Return the words of a `qsub -I` command: see `BatchSystem.interactive`."""
+        return ["qsub", "-I", *interactive.pbs_words(script_text)]

@@ -1,0 +1,1 @@
+"""Parts of a run that stay: services, and where they can be reached."""

@@ -1,0 +1,159 @@
+"""From what a user asks for to a script: what is refused, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rhapsody.deploy.planning import Order, nodes_held, plan, require_campaign
+from rhapsody.deploy.profiles import load_site
+from rhapsody.deploy.records import How
+from rhapsody.deploy.validation_request import Request
+from rhapsody.errors import SpecError
+
+CAMPAIGN = "async def campaign(session, args):\n    pass\n"
+
+
+@pytest.fixture
+def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Order:
+    """A campaign of sixteen nodes in this folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.py").write_text(CAMPAIGN)
+    return Order(Path("study.py"), ["a", "-b"], Request(nodes=16, walltime_s=7200, account="abc123"))
+
+
+def test_a_plan_writes_nothing(order: Order, tmp_path: Path) -> None:
+    made = plan(load_site("frontier", {}), order)
+
+    assert made.how is How.BATCH
+    assert made.run_dir.parent == tmp_path / "runs"
+    assert [path.name for path in tmp_path.iterdir()] == ["study.py"]
+
+
+def test_the_job_runs_this_installation_on_the_absolute_file_in_this_folder(order: Order, tmp_path: Path) -> None:
+    script = plan(load_site("frontier", {}), order).script
+
+    programs = Path(sys.executable).parent
+    assert script.agent == (str(programs / "rhapsody-node"),)
+    assert script.command[:2] == (str(programs / "rhapsody"), "run")
+    assert script.command[-4:] == (str(tmp_path / "study.py"), "--", "a", "-b")
+    assert script.work_dir == str(tmp_path)
+
+
+def test_in_an_image_its_own_commands_are_run(order: Order) -> None:
+    script = plan(load_site("perlmutter", {}), replace(order, **PERLMUTTER)).script
+
+    assert script.agent == ("rhapsody-node",)
+    assert script.command[:2] == ("rhapsody", "run")
+
+
+PERLMUTTER: dict[str, Any] = {
+    "image": "registry.example.org/rhapsody:1",
+    "request": Request(nodes=2, walltime_s=3600, account="m1234_g", queue="regular", node_kind="gpu"),
+}
+
+
+def test_an_image_file_that_is_not_there_is_refused(order: Order) -> None:
+    with pytest.raises(SpecError, match=r"the image .*/x\.sif cannot be read: No such file"):
+        plan(load_site("frontier", {}), replace(order, image="x.sif"))
+
+
+def test_the_cost_is_in_the_sites_unit(order: Order) -> None:
+    request = Request(nodes=4, walltime_s=24 * 3600, account="cis1", queue="wholenode")
+
+    cost = plan(load_site("anvil", {}), replace(order, request=request)).cost
+
+    assert cost is not None
+    assert (cost.amount, cost.unit) == (4 * 24 * 128, "core-hours")
+
+
+@pytest.mark.parametrize("given", [{"after": "12"}, {"mail": "a@b.org"}, {"reservation": "r"}, {"constraint": "gpu"}])
+def test_what_belongs_to_a_queue_is_refused_where_there_is_none(order: Order, given: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=rf"--{next(iter(given))} is for jobs that are submitted"):
+        plan(load_site("local", {}), replace(order, request=Request(), **given))
+
+
+def test_a_name_that_no_batch_system_takes_is_made_one(order: Order) -> None:
+    script = plan(load_site("frontier", {}), replace(order, name="7 Studien über x")).script
+
+    assert script.job_name == "run-7-Studien--ber-x"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("def campaign(session, args): pass", "is a plain `def`"),
+        ("x = 1", "has no `campaign`"),
+        ("async def campaign(", "is no Python"),
+        ("async def Campaign(session, args): pass", "has no `campaign`"),
+        ("\0", "is no Python"),
+    ],
+)
+def test_a_file_that_cannot_be_a_campaign_is_refused_before_it_waits_in_a_queue(
+    tmp_path: Path, content: str, says: str
+) -> None:
+    (tmp_path / "x.py").write_text(content)
+
+    with pytest.raises(SpecError, match=says):
+        require_campaign(tmp_path / "x.py")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        CAMPAIGN,
+        "from elsewhere import campaign",
+        "from elsewhere import *",
+        "from elsewhere import study as campaign",
+        "campaign = make()",
+        "if True:\n    async def campaign(session, args): pass",
+    ],
+)
+def test_a_campaign_may_come_from_wherever_python_lets_it(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.py").write_text(content)
+
+    require_campaign(tmp_path / "x.py")
+
+
+@pytest.mark.parametrize(("name", "says"), [("none.py", "does not exist"), ("x.txt", r"does not end in \.py")])
+def test_a_campaign_file_that_is_none_is_named(tmp_path: Path, name: str, says: str) -> None:
+    (tmp_path / "x.txt").write_text(CAMPAIGN)
+
+    with pytest.raises(SpecError, match=says):
+        require_campaign(tmp_path / name)
+
+
+SLURM = {"SLURM_JOB_ID": "12", "SLURM_JOB_NUM_NODES": "4"}
+
+
+def test_the_nodes_of_the_job_around_are_used_unless_fewer_are_asked_for() -> None:
+    profile = load_site("frontier", {})
+
+    assert [nodes_held(profile, asked, SLURM) for asked in (None, 2, 4)] == [4, 2, 4]
+
+
+def test_under_pbs_each_node_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("n1\nn1\nn2\n")
+
+    environ = {"PBS_JOBID": "12.server", "PBS_NODEFILE": str(tmp_path / "hosts")}
+    assert nodes_held(load_site("aurora", {}), None, environ) == 2
+
+
+@pytest.mark.parametrize(
+    ("site", "environ", "nodes", "says"),
+    [
+        ("frontier", {}, None, "neither SLURM_JOB_ID nor PBS_JOBID is set"),
+        ("frontier", SLURM, 5, "5 nodes are asked for, and the job 12 has 4"),
+        ("aurora", SLURM, None, "this shell is in a job of slurm, and aurora has pbs"),
+        ("aurora", {"PBS_JOBID": "1.s", "PBS_NODEFILE": "/none"}, None, "PBS_NODEFILE=/none cannot be read"),
+    ],
+)
+def test_here_is_refused_where_there_is_no_such_job(
+    site: str, environ: dict[str, str], nodes: int | None, says: str
+) -> None:
+    with pytest.raises(SpecError, match=says):
+        nodes_held(load_site(site, {}), nodes, environ)
