@@ -11,13 +11,16 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 
-.PHONY: help system-packages venv demo bench test test-dragon test-hosts lint format types layers check lock pre-commit clean
+.PHONY: help system-packages venv demo bench slurm-packages test test-dragon test-hosts test-slurm lint format types layers check lock pre-commit clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 system-packages:  ## Install missing Debian packages (MPI, Redis); needs root, else says what is missing
 	@scripts/system-packages $(PYTHON)
+
+slurm-packages:  ## The same, and Slurm with its database
+	@scripts/system-packages $(PYTHON) slurm
 
 venv:  ## Make .venv from locks/dev.txt; does nothing when it is up to date
 	@scripts/venv $(PYTHON)
@@ -28,14 +31,17 @@ demo: system-packages venv  ## Run the hybrid campaign of examples/ on this mach
 bench: venv  ## Benchmark this machine (BENCH=throughput) into runs/bench
 	@$(BIN)/rhapsody bench $(BENCH) --out runs/bench
 
-test: system-packages venv  ## Run the tests, over Dragon and several nodes only the main ones; ARGS="..." goes to pytest
-	@$(BIN)/pytest -m "not dragon and not nodes or smoke" $(ARGS)
+test: system-packages venv  ## Run the tests, over Dragon and several nodes only the main ones, none over Slurm; ARGS="..." goes to pytest
+	@$(BIN)/pytest -m "not dragon and not nodes and not slurm or smoke" $(ARGS)
 
 test-dragon: system-packages venv  ## Run all tests over Dragon: six to eight minutes
 	@$(BIN)/pytest -m dragon $(ARGS)
 
 test-hosts: system-packages venv  ## Run all tests over several nodes; hosts made of namespaces need root
 	@$(BIN)/pytest -m nodes $(ARGS)
+
+test-slurm: slurm-packages venv  ## Run all tests over a real Slurm, started over hosts made of namespaces; needs root
+	@$(BIN)/pytest -m slurm $(ARGS)
 
 lint: venv  ## Check style: ruff, and shellcheck for the shell scripts
 	@$(BIN)/ruff check .

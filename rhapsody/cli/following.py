@@ -46,7 +46,7 @@ class Both(NamedTuple):
         """Whether nothing goes on, nor will."""
         if self.job is None:
             return self.run.is_over
-        return self.job.is_over or (self.job.phase is JobPhase.UNKNOWN and self.run.is_over)
+        return self.job.is_over or (self.job.phase is JobPhase.FORGOTTEN and self.run.is_over)
 
     @property
     def exit_code(self) -> int:

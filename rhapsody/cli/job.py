@@ -26,7 +26,7 @@ PHASE_COLOURS = {
     JobPhase.QUEUED: "yellow",
     JobPhase.RUNNING: "cyan",
     JobPhase.COMPLETED: "green",
-    JobPhase.UNKNOWN: "yellow",
+    JobPhase.FORGOTTEN: "yellow",
 }
 _OTHER_COLOUR = "red"
 NO_JOB = "local"
@@ -107,7 +107,7 @@ def run_and_job_are_over(run_dir: Path, watcher: JobWatcher | None) -> bool:
     if watcher is None:
         return is_over(run_dir)
     job = watcher.look()
-    return job.is_over or (job.phase is JobPhase.UNKNOWN and is_over(run_dir))
+    return job.is_over or (job.phase is JobPhase.FORGOTTEN and is_over(run_dir))
 
 
 def job_facts(job: JobStatus) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,9 @@ import click
 from rhapsody.cli.attach import attach
 from rhapsody.cli.bench import bench
 from rhapsody.cli.cancel import cancel
+from rhapsody.cli.connect import connect
 from rhapsody.cli.deploy import deploy
+from rhapsody.cli.doctor import doctor
 from rhapsody.cli.list_runs import list_command
 from rhapsody.cli.logs import logs
 from rhapsody.cli.report import report
@@ -36,5 +38,7 @@ main.add_command(logs)
 main.add_command(attach)
 main.add_command(report)
 main.add_command(cancel)
+main.add_command(doctor)
+main.add_command(connect)
 main.add_command(bench)
 main.add_command(sites)

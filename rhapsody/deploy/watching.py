@@ -113,7 +113,8 @@ class JobWatcher:
         before = self._look
         try:
             self._look = system.look([job_id]).get(job_id)
-            self._remark = ""
+            unknown = self._look is not None and self._look.phase is JobPhase.UNKNOWN
+            self._remark = self._look.reason if self._look is not None and unknown else ""
         except BackendError as exc:
             self._remark = str(exc)
         same = before is not None and self._look is not None and before.phase is self._look.phase
@@ -125,7 +126,7 @@ class JobWatcher:
         mine = [event for event in events if event.job_id == job_id]
         began = any(event.kind is EventKind.STARTED for event in mine) and events[-1].kind is not EventKind.CONTINUED
         look = self._look if self._look is not None and self._look.job_id == job_id else None
-        if look is None or look.phase is JobPhase.UNKNOWN:
+        if look is None or look.phase in {JobPhase.UNKNOWN, JobPhase.FORGOTTEN}:
             return self._guess(look, began=began, since_s=events[-1].time_s if events else time.time())
         if look.phase is JobPhase.QUEUED and began:  # it began after it was asked for
             return JobPhase.RUNNING, ""
@@ -133,10 +134,10 @@ class JobWatcher:
 
     def _guess(self, look: JobLook | None, *, began: bool, since_s: float) -> tuple[JobPhase, str]:
         """Return how a job is of which the batch system says nothing."""
-        if look is None or time.time() - since_s < UNHEARD_S:
+        if look is None or look.phase is JobPhase.UNKNOWN or time.time() - since_s < UNHEARD_S:
             return (JobPhase.RUNNING if began else JobPhase.QUEUED), ""
         if began:
-            return JobPhase.UNKNOWN, f"{look.reason}; its script did not say how it ended".removeprefix("; ")
+            return JobPhase.FORGOTTEN, f"{look.reason}; its script did not say how it ended".removeprefix("; ")
         hint = self._record.profile.scheduler.reject_message
         return JobPhase.REJECTED, hint or "the batch system does not know it any more, and it never began"
 

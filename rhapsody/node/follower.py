@@ -104,6 +104,9 @@ class Follower:
         """When rank 0 will be taken for lost."""
         self._joined = False
         self._connection: Connection | None = None
+        self._stay_limit = asyncio.timeout(None)
+        self._told_by = 0
+        """The signal that told it to go; 0 if none did."""
 
     def helpers(self) -> list[Coroutine[None, None, None]]:
         """Return what has to go on beside."""
@@ -116,22 +119,30 @@ class Follower:
     async def work(self, nursery: Nursery, env: Mapping[bytes, bytes], limits: Limits) -> int:  # noqa: ARG002 - likewise
         """Follow rank 0; return the exit code: 0 when it said that the job ends."""
         try:
-            await self.follow(self._plan.join_limit_s)
+            async with self._stay_limit:
+                await self.follow(self._plan.join_limit_s)
         except BackendError as exc:
             self._say(str(exc))
             return 1
+        except TimeoutError:
+            return 128 + self._told_by
         return 0
 
     def hear_signal(self, number: int) -> bool:
-        """Tell rank 0 that this node's agent is about to end; return whether it is not.
+        """Tell rank 0 that this node's agent is about to end; return whether it is not to end now.
 
-        Only SIGTERM and SIGHUP are meant for a single node; what the whole job gets, the session decides.
+        Only SIGTERM and SIGHUP are meant for a single node; what the whole job gets, the session decides. Where a batch
+        system sends SIGTERM to all nodes, that is the session's end, too, and it needs its nodes for that: so the first
+        one lets some time for it.
         """
         if number not in {signal.SIGTERM, signal.SIGHUP}:
             return True
-        if self._connection is not None:
-            self._connection.send(Kind.LEAVING, f"it got {signal.Signals(number).name}".encode())
-        return False
+        if self._connection is None or self._told_by:
+            return False
+        self._told_by = number
+        self._connection.send(Kind.LEAVING, f"it got {signal.Signals(number).name}".encode())
+        self._stay_limit.reschedule(self._clock() + self._plan.leave_after_s)
+        return True
 
     def dismiss(self, reason: str) -> None:
         """Nobody is to be told."""

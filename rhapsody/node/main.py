@@ -12,7 +12,7 @@ import click
 from rhapsody.errors import RhapsodyError, SpecError
 from rhapsody.node.identity import find_job, find_place, own_names
 from rhapsody.node.keeper import keep
-from rhapsody.node.plan import COMMANDS, JOIN_LIMIT_S, Plan
+from rhapsody.node.plan import COMMANDS, JOIN_LIMIT_S, LEAVE_AFTER_S, Plan
 
 if TYPE_CHECKING:
     from rhapsody.node.identity import Place
@@ -54,6 +54,14 @@ if TYPE_CHECKING:
     help="So long nodes wait for each other.",
 )
 @click.option(
+    "--leave-after",
+    type=click.FloatRange(0),
+    default=LEAVE_AFTER_S,
+    show_default=True,
+    metavar="SECONDS",
+    help="So long a node other than the first, told to end by SIGTERM, waits for the session to end the whole job.",
+)
+@click.option(
     "--commands",
     type=click.IntRange(1),
     default=COMMANDS,
@@ -70,6 +78,7 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
     port: int,
     credentials: Path | None,
     join_limit: float,
+    leave_after: float,
     commands: int,
     session: tuple[str, ...],
 ) -> None:
@@ -95,6 +104,7 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
             port=port,
             credentials=credentials,
             join_limit_s=join_limit,
+            leave_after_s=leave_after,
             commands=commands,
             session=session,
         )

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 COMMANDS = 4096
 JOIN_LIMIT_S = 300.0
+LEAVE_AFTER_S = 20.0
+"""A session ends its tasks within that; batch systems and Kubernetes kill 30 s after SIGTERM."""
 
 
 class Plan(NamedTuple):
@@ -25,6 +27,7 @@ class Plan(NamedTuple):
         port: To listen on; 0 for any.
         credentials: Folder with the certificate and the token; None: rank 0 makes them, in the run folder.
         join_limit_s: So long nodes wait for each other.
+        leave_after_s: So long a node that is told to end waits for the session to end the whole job.
         commands: So many command lines may run on this node at a time.
         session: On rank 0, the command to run once all nodes are there.
     """
@@ -37,6 +40,7 @@ class Plan(NamedTuple):
     port: int = 0
     credentials: Path | None = None
     join_limit_s: float = JOIN_LIMIT_S
+    leave_after_s: float = LEAVE_AFTER_S
     commands: int = COMMANDS
     session: tuple[str, ...] = ()
 

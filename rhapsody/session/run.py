@@ -124,13 +124,14 @@ class Run:
         return folder
 
     def _own_folder(self) -> Path:
-        if self._prepared is None:
+        folder = self._prepared
+        if folder is None:
             return create_run_folder(self._name, self._runs)
-        if not (self._prepared / "logs").is_dir():
-            raise SpecError(f"{self._prepared} is no run folder; without --run-dir one is made")
-        if (self._prepared / "journal").is_dir():
-            raise SpecError(f"{self._prepared} has a run already; go on with it: rhapsody run --resume {self._prepared}")
-        return self._prepared
+        if not (folder / "logs").is_dir():
+            raise SpecError(f"{folder} is no run folder; without --run-dir one is made")
+        if (folder / "journal").is_dir():
+            raise SpecError(f"{folder} has a run already; go on with it: rhapsody run --resume {folder}")
+        return folder
 
     async def _go_on(self, folder: Path, backend: Backend) -> None:
         """Find out what earlier sessions did, once nothing of them runs any more."""

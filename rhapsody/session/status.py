@@ -257,9 +257,7 @@ def _condition(holder: Holder | None, description: Mapping[str, Any]) -> tuple[C
     """Return how a run is, and how that is known."""
     ended_ns = _whole(description.get("ended_ns"))
     if holder is None:
-        if description.get("submitted_ns") and not ended_ns:
-            return Condition.SUBMITTED, ""
-        return (Condition.ENDED, "") if ended_ns else (Condition.CRASHED, "nothing tells who ran it")
+        return _condition_of_nobody(ended_ns, submitted=bool(description.get("submitted_ns")))
     if ended_ns and ended_ns >= holder.since_ns:
         return Condition.ENDED, ""
     if holder.released:
@@ -271,6 +269,13 @@ def _condition(holder: Holder | None, description: Mapping[str, Any]) -> tuple[C
         return Condition.RUNNING, ""
     silent = f"no sign of it for {holder.beat_age_s:.0f} s, if the clocks agree; " if holder.time_ns else ""
     return Condition.UNREACHABLE, f"{silent}it ran on {holder.host}, and can be looked at there"
+
+
+def _condition_of_nobody(ended_ns: int, *, submitted: bool) -> tuple[Condition, str]:
+    """Return how a run is that no process is known to have run."""
+    if ended_ns:
+        return Condition.ENDED, ""
+    return (Condition.SUBMITTED, "") if submitted else (Condition.CRASHED, "nothing tells who ran it")
 
 
 def _holder_from(description: Mapping[str, Any]) -> Holder | None:

@@ -30,14 +30,15 @@ class Hosts:
     Args:
         count: How many.
         folder: For their files; removed by whoever gave it.
+        names: Theirs, instead.
 
     Attributes:
         names: Theirs.
         temporary: Path of the temporary folder, a different one in each.
     """
 
-    def __init__(self, count: int, folder: Path) -> None:
-        self.names = [f"node{number}" for number in range(count)]
+    def __init__(self, count: int, folder: Path, names: Sequence[str] = ()) -> None:
+        self.names = list(names) or [f"node{number}" for number in range(count)]
         self.temporary = folder / "tmp"
         self._folder = folder
         self._switch: subprocess.Popen[str] | None = None

@@ -59,6 +59,7 @@ class Desk:
         self.campaign.write_text(CAMPAIGN)
         self.commands = folder / "bin"
         self.commands.mkdir()
+        (folder / ".bash_profile").write_text("PATH=$DESK_PATH\n")  # what /etc/profile has set does not count
 
     def put(self, name: str, script: str) -> None:
         """Put a command on PATH."""
@@ -73,7 +74,8 @@ class Desk:
         }
         # Only what every machine has: the batch system of this one must not be asked.
         basics = [str(self.commands), str(Path(sys.executable).parent), "/usr/local/sbin", "/usr/sbin", "/sbin"]
-        return names | {"PATH": ":".join([*basics, str(self._plain())])} | more
+        path = ":".join([*basics, str(self._plain())])
+        return names | {"PATH": path, "DESK_PATH": path, "HOME": str(self.folder)} | more
 
     def _plain(self) -> Path:
         """Return a folder with the system's commands, but for those of batch systems."""

@@ -18,25 +18,27 @@ if TYPE_CHECKING:
 class JobPhase(StrEnum):
     """Where a job stands, in words that all batch systems share.
 
-    REJECTED: a routing queue threw it away. UNKNOWN: the batch system does not know it, or cannot be asked.
+    REJECTED: a routing queue threw it away. FORGOTTEN: the batch system does not know it, or not any more. UNKNOWN: it
+    cannot be asked, or its answer is not understood.
     """
 
-    QUEUED = "queued"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    TIMEOUT = "timeout"
-    CANCELLED = "cancelled"
-    NODE_FAIL = "node_fail"
-    OUT_OF_MEMORY = "out_of_memory"
-    PREEMPTED = "preempted"
-    REJECTED = "rejected"
-    UNKNOWN = "unknown"
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+    TIMEOUT = "TIMEOUT"
+    CANCELLED = "CANCELLED"
+    NODE_FAIL = "NODE_FAIL"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    PREEMPTED = "PREEMPTED"
+    REJECTED = "REJECTED"
+    FORGOTTEN = "FORGOTTEN"
+    UNKNOWN = "UNKNOWN"
 
     @property
     def is_over(self) -> bool:
         """Whether the job has ended for good."""
-        return self not in {JobPhase.QUEUED, JobPhase.RUNNING, JobPhase.UNKNOWN}
+        return self not in {JobPhase.QUEUED, JobPhase.RUNNING, JobPhase.FORGOTTEN, JobPhase.UNKNOWN}
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,28 +81,30 @@ class Pbs:
         ids = checked_ids(job_ids)
         if not ids:
             return {}
-        found, why = self._qstat(ids, history=True)
-        return {job_id: found.get(job_id) or JobLook(job_id, JobPhase.UNKNOWN, reason=why) for job_id in ids}
+        found, phase, why = self._qstat(ids, history=True)
+        return {job_id: found.get(job_id) or JobLook(job_id, phase, reason=why) for job_id in ids}
 
-    def _qstat(self, ids: list[str], *, history: bool) -> tuple[dict[str, JobLook], str]:
-        """Return what is known, and why the rest is not. Where some ids are unknown, qstat answers and fails."""
+    def _qstat(self, ids: list[str], *, history: bool) -> tuple[dict[str, JobLook], JobPhase, str]:
+        """Return what is known, and how the rest is and why. Where some ids are unknown, qstat answers and fails."""
         command = ["qstat", *(["-x"] if history else []), "-f", "-F", "json", *ids]
-        why = _FORGOTTEN
+        phase, why = JobPhase.FORGOTTEN, _FORGOTTEN
         try:
             said = ask(command, limit_s=self._limit_s, environ=asking_environ())
         except CommandFailed as exc:
             if history and _NO_HISTORY.search(exc.stderr):
-                found, _ = self._qstat(ids, history=False)
-                return found, "PBS does not know this job, and this one does not remember jobs that have ended"
+                found, phase, why = self._qstat(ids, history=False)
+                if phase is JobPhase.FORGOTTEN:
+                    why = "PBS does not know this job, and this one does not remember jobs that have ended"
+                return found, phase, why
             if not _UNKNOWN_JOB.search(exc.stderr):
-                why = f"qstat cannot tell: {own_words(exc)}"
+                phase, why = JobPhase.UNKNOWN, f"qstat cannot tell: {own_words(exc)}"
             said = exc.stdout
         except CommandError as exc:
-            return {}, f"qstat cannot tell: {exc}"
+            return {}, JobPhase.UNKNOWN, f"qstat cannot tell: {exc}"
         try:
-            return pbs_answers.read_jobs(said, ids), why
+            return pbs_answers.read_jobs(said, ids), phase, why
         except ValueError as exc:
-            return {}, f"qstat cannot tell: it did not answer in JSON ({exc})"
+            return {}, JobPhase.UNKNOWN, f"qstat cannot tell: it did not answer in JSON ({exc})"
 
     def signal(self, job_id: str, name: str) -> None:
         """Send a signal to all processes of a running job: see `BatchSystem.signal`."""

@@ -21,12 +21,22 @@ from rhapsody.deploy.schedulers.ask import (
 from rhapsody.deploy.schedulers.batch import JobLook, JobPhase
 from rhapsody.deploy.schedulers.slurm_refusals import PASSING, SPEC
 from rhapsody.errors import BackendError, SpecError
-from rhapsody.session.machine_commands import CommandError, CommandFailed, CommandMissing, Said, ask, ask_both
+from rhapsody.session.machine_commands import (
+    CommandError,
+    CommandFailed,
+    CommandLate,
+    CommandMissing,
+    Said,
+    ask,
+    ask_both,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+_SIGNAL_LIMIT_S = 20.0
+"""For a job that waits, scancel goes on trying: seen with Slurm 22.05.8, 2026-11."""
 _FORGOTTEN = re.compile(
     r"invalid job id|already completing or completed|already finished|job has already", re.IGNORECASE
 )
@@ -84,13 +94,15 @@ class Slurm:
         ids = checked_ids(job_ids)
         if not ids:
             return {}
-        found, why = self._squeue(ids)
+        found, trouble = self._squeue(ids)
         rest = [job_id for job_id in ids if job_id not in found]
         if rest:
             known, why_not = self._sacct(rest)
             found |= known
-            why = "; ".join(filter(None, (why, why_not))) or "Slurm does not know this job"
-        return {job_id: found.get(job_id) or JobLook(job_id, JobPhase.UNKNOWN, reason=why) for job_id in ids}
+            why = "; ".join(filter(None, (trouble, why_not))) or "Slurm does not know this job"
+            phase = JobPhase.UNKNOWN if trouble else JobPhase.FORGOTTEN
+            found |= {job_id: JobLook(job_id, phase, reason=why) for job_id in rest if job_id not in known}
+        return {job_id: found[job_id] for job_id in ids}
 
     def _squeue(self, ids: list[str]) -> tuple[dict[str, JobLook], str]:
         # For one id that it has forgotten, it fails; among several, it leaves out those.
@@ -124,11 +136,11 @@ class Slurm:
     def signal(self, job_id: str, name: str) -> None:
         """Send a signal to the script of a running job, not to its steps: see `BatchSystem.signal`."""
         (job_id,) = checked_ids([job_id])
-        ask(
-            ["scancel", "--batch", f"--signal={signal_name(name)}", job_id],
-            limit_s=self._limit_s,
-            environ=asking_environ(),
-        )
+        command = ["scancel", "--batch", f"--signal={signal_name(name)}", job_id]
+        try:
+            ask(command, limit_s=min(self._limit_s, _SIGNAL_LIMIT_S), environ=asking_environ())
+        except CommandLate as exc:
+            raise BackendError(f"{exc}; the job may not have begun yet: squeue -j {job_id}") from exc
 
     def cancel(self, job_id: str) -> None:
         """Ask for the end of a job: see `BatchSystem.cancel`."""

@@ -59,12 +59,18 @@ _REASONS = (
     ("Invalid(Account|QOS)", "names an account or QOS that is no longer valid: it will not begin"),
     ("Licenses", "waits for a licence"),
     ("Cleaning", "is cleaned up after before it begins again"),
+)
+"""Why a job waits."""
+
+_ENDS = (
     ("TimeLimit", "was still running at its time limit"),
     ("NonZeroExitCode", "ended with an exit code other than 0"),
     ("NodeDown", "lost a node"),
     ("OutOfMemory", "used more memory than it had"),
-    ("JobLaunchFailure", "could not be started on its nodes"),
+    ("JobLaunchFailure", "could not be started on its nodes, or its script was killed"),
 )
+"""Why a job ended."""
+
 _NO_TIME = {"", "N/A", "NONE", "None", "Unknown", "UNKNOWN", "INVALID"}
 
 
@@ -120,8 +126,10 @@ def _look(line: _Line, restarts: int, limit_s: int = 0) -> JobLook:
     began_s, ends_s = _moment(line.began), _moment(line.ends)
     if ends_s is None and began_s is not None and limit_s:
         ends_s = began_s + limit_s
+    nodes = "" if line.nodes in {"None assigned", "(null)", "n/a"} else line.nodes
     waits = phase is JobPhase.QUEUED
-    reason = readable_reason(line.reason)
+    never_began = phase.is_over and not nodes  # then Slurm says that it began when it ended
+    reason = "" if phase.is_over and _is_of_waiting(line.reason) else readable_reason(line.reason)
     if phase is JobPhase.UNKNOWN:
         reason = f"Slurm says {native!r}, a word that is not known here"
     elif not reason and by_whom:
@@ -131,9 +139,9 @@ def _look(line: _Line, restarts: int, limit_s: int = 0) -> JobLook:
         phase=phase,
         native=native,
         reason=reason,
-        nodes="" if line.nodes in {"None assigned", "(null)", "n/a"} else line.nodes,
+        nodes=nodes,
         exit_code=_exit_code(line.exit_code, phase),
-        began_s=None if waits else began_s,
+        began_s=None if waits or never_began else began_s,
         ends_s=None if waits else ends_s,
         starts_s=began_s if waits else None,
         restarts=restarts,
@@ -145,18 +153,29 @@ def readable_reason(reason: str) -> str:
     if reason in {"", "None", "(null)", "WaitingForScheduling"}:
         return ""
     said = re.sub(r"(?<=[a-z])(?=UnavailableNodes)|, *(?=UnavailableNodes)", ", ", reason)
-    for pattern, words in _REASONS:
+    for pattern, words in (*_REASONS, *_ENDS):
         if re.fullmatch(pattern, reason, re.IGNORECASE):
             return f"{words} ({said})"
     return said
 
 
+def _is_of_waiting(reason: str) -> bool:
+    """Return whether a reason says why a job waited; one that is cancelled meanwhile keeps it."""
+    return any(re.fullmatch(pattern, reason, re.IGNORECASE) for pattern, _ in _REASONS)
+
+
 def _exit_code(text: str, phase: JobPhase) -> int | None:
-    """Return the exit code from `code:signal`. Slurm writes 0:0 also where a job was ended before it had any."""
-    found = re.fullmatch(r"(\d+)(?::(\d+))?", text)
-    if not phase.is_over or not found:
+    """Return the exit code: sacct writes `code:signal`, squeue the number that wait(2) gives.
+
+    Both write 0 also where a job was ended before it had one.
+    """
+    if not phase.is_over or not re.fullmatch(r"\d+(:\d+)?", text):
         return None
-    code = 128 + int(found[2]) if int(found[2] or 0) else int(found[1])
+    if ":" in text:
+        code, number = (int(part) for part in text.split(":"))
+    else:
+        code, number = int(text) >> 8, int(text) & 0x7F
+    code = 128 + number if number else code
     return code if code or phase is JobPhase.COMPLETED else None
 
 

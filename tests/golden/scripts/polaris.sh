@@ -92,7 +92,7 @@ job_clean_up() {
 
 # 75 says that the time was over before all was done.
 job_finish() {
-  trap : USR1 TERM INT # it ends already; a job that goes back to the queue gets SIGTERM
+  trap '' USR1 TERM INT # it ends already; a job that goes back to the queue gets SIGTERM, its commands too
   job_record ended "$1"
   job_clean_up
   if (($1 == 75)); then

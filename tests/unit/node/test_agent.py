@@ -203,7 +203,7 @@ async def test_ctrl_c_before_all_nodes_are_there_ends_the_job(job: Job) -> None:
 
 
 async def test_a_node_that_is_told_to_end_says_so_and_ends_what_runs_there(job: Job) -> None:
-    job.start("ssh beta 'echo up; exec sleep 600'; echo code $?; exec sleep 600")
+    job.start("ssh beta 'echo up; exec sleep 600'; echo code $?; exec sleep 600", "--leave-after", "0.2")
     await job.says("up")
 
     job.agents[1].signal(signal.SIGTERM)
@@ -211,6 +211,29 @@ async def test_a_node_that_is_told_to_end_says_so_and_ends_what_runs_there(job: 
     assert await job.ended(1) == 143
     await job.says("code 143")
     await eventually(lambda: [event["event"] for event in job.events()] == ["joined", "leaving", "lost"], within_s=10)
+
+
+async def test_a_node_that_is_told_to_end_twice_ends_at_once(job: Job) -> None:
+    job.start("echo up; exec sleep 600")
+    await job.says("up")
+
+    job.agents[1].signal(signal.SIGTERM)
+    await job.says("is leaving")
+    job.agents[1].signal(signal.SIGTERM)
+
+    assert await job.ended(1, within_s=10) == 143
+
+
+async def test_where_all_nodes_are_told_to_end_the_session_ends_first_and_has_its_nodes_for_it(job: Job) -> None:
+    job.start("trap 'ssh beta echo farewell from beta; exit 7' TERM; echo up; while :; do sleep 0.1; done")
+    await job.says("up")
+
+    for agent in reversed(job.agents.values()):
+        agent.signal(signal.SIGTERM)
+
+    assert (await job.ended(0), await job.ended(1)) == (7, 0)
+    assert "farewell from beta" in job.said()
+    assert [event["event"] for event in job.events()] == ["joined", "leaving"]
 
 
 @pytest.mark.parametrize("victim", ["its first process", "the agent"])
