@@ -11,7 +11,7 @@ BIN := .venv/bin
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --no-annotate $(if $(UPGRADE),--upgrade)
 
-.PHONY: help system-packages venv demo bench slurm-packages test test-dragon test-hosts test-slurm lint format types layers check lock pre-commit clean
+.PHONY: help system-packages venv demo bench slurm-packages test test-dragon test-hosts test-slurm test-containers lint format types layers check lock pre-commit clean
 
 help:  ## Say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,21 +32,26 @@ bench: venv  ## Benchmark this machine (BENCH=throughput) into runs/bench
 	@$(BIN)/rhapsody bench $(BENCH) --out runs/bench
 
 test: system-packages venv  ## Run the tests, over Dragon and several nodes only the main ones, none over Slurm; ARGS="..." goes to pytest
-	@$(BIN)/pytest -m "not dragon and not nodes and not slurm or smoke" $(ARGS)
+	@$(BIN)/pytest -m "not dragon and not nodes and not slurm and not containers or smoke" $(ARGS)
 
 test-dragon: system-packages venv  ## Run all tests over Dragon: six to eight minutes
-	@$(BIN)/pytest -m dragon $(ARGS)
+	@$(BIN)/pytest -m "dragon and not slurm and not containers" $(ARGS)
 
 test-hosts: system-packages venv  ## Run all tests over several nodes; hosts made of namespaces need root
-	@$(BIN)/pytest -m nodes $(ARGS)
+	@$(BIN)/pytest -m "nodes and not slurm and not containers" $(ARGS)
 
 test-slurm: slurm-packages venv  ## Run all tests over a real Slurm, started over hosts made of namespaces; needs root
 	@$(BIN)/pytest -m slurm $(ARGS)
 
+test-containers: system-packages venv  ## Build the image and run it in podman and Apptainer: three minutes; needs root
+	@scripts/container-tools
+	@$(BIN)/pytest -m "containers and not slurm" $(ARGS)
+
 lint: venv  ## Check style: ruff, and shellcheck for the shell scripts
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/shellcheck .ci/run scripts/*
+	@$(BIN)/shellcheck .ci/run scripts/* containers/entrypoint
+	@$(BIN)/hadolint containers/Containerfile containers/Containerfile.vllm
 
 format: venv  ## Let ruff mend and format what it can
 	@$(BIN)/ruff check --fix .
@@ -63,6 +68,8 @@ check: lint types layers  ## All checks that run nothing: lint, types, layers
 lock: venv  ## Write locks/ anew from pyproject.toml; UPGRADE=1 takes newer versions
 	@$(LOCK) --extra dev --extra demo --extra bench --extra dragon --output-file locks/dev.txt pyproject.toml
 	@$(LOCK) --constraint locks/dev.txt --output-file locks/runtime.txt pyproject.toml
+	@$(LOCK) --extra dragon --constraint locks/dev.txt --output-file locks/image.txt pyproject.toml containers/image.in
+	@printf 'hatchling\n' | $(LOCK) --constraint locks/dev.txt --output-file locks/image-build.txt -
 
 pre-commit: venv  ## Install the git hook that runs the checks before every commit
 	@$(BIN)/pre-commit install

@@ -10,6 +10,7 @@ from rhapsody.cli.cancel import cancel
 from rhapsody.cli.connect import connect
 from rhapsody.cli.deploy import deploy
 from rhapsody.cli.doctor import doctor
+from rhapsody.cli.image import image
 from rhapsody.cli.list_runs import list_command
 from rhapsody.cli.logs import logs
 from rhapsody.cli.report import report
@@ -42,3 +43,4 @@ main.add_command(doctor)
 main.add_command(connect)
 main.add_command(bench)
 main.add_command(sites)
+main.add_command(image)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rhapsody.errors import RhapsodyError
 
 OWN = "rhapsody-image: "
-"""Lines of the build that begin so are ours: `rhapsody-image: KIND: what is wrong`."""
+"""Lines of the build that begin so are ours: `rhapsody-image: KIND: what is wrong`. Engines print the command, too."""
 _LAST_LINES = 6
 
 
@@ -33,7 +33,7 @@ def _meaning(pattern: str, what: str, fix: str, *, again: bool = False) -> _Mean
 # From what buildah 1.28, podman 4.3, docker 28 and Apptainer 1.4 print; checked 2026-11. The first that fits counts.
 _MEANINGS = (
     _meaning(
-        rf"{OWN}base-python: (?P<said>[^\n]*)",
+        rf"(?m)^(?:#\d+ [\d.]+ )?{OWN}base-python: (?P<said>.*)$",
         "{said}",
         "give a base image with Python 3.11, such as docker.io/library/python:3.11-slim, by --base",
     ),
@@ -72,7 +72,7 @@ _MEANINGS = (
     ),
     _meaning(
         r"image not known|no such image|no such object|manifest unknown|name unknown|repository does not exist"
-        r"|could not open image|short-name .* did not resolve",
+        r"|could not open image|short-name .* did not resolve|docker://localhost/.*connection refused",
         "the image is not there",
         "look at what there is (podman images), build it (rhapsody image build), or check the name",
     ),
@@ -105,11 +105,12 @@ def fault(command: Sequence[str], said: str, code: int) -> RhapsodyError:
         code: Its exit code.
     """
     lines = [line for line in said.strip().splitlines() if line.strip()]
-    quoted = "\n  ".join(lines[-_LAST_LINES:]) or f"exit code {code}"
     name = f"{Path(command[0]).name} {command[1]}" if len(command) > 1 else command[0]
     for meaning in _MEANINGS:
         if found := meaning.pattern.search(said):
             what = meaning.what.format(**found.groupdict())
             kind = BackendError if meaning.again else SpecError
-            return kind(f"{what}; {meaning.fix}\n`{name}` said:\n  {quoted}")
-    return BackendError(f"`{name}` failed with exit code {code}; it said:\n  {quoted}")
+            line = next((line for line in reversed(lines) if meaning.pattern.search(line)), lines[-1])
+            return kind(f"{what}; {meaning.fix}\n`{name}` said:\n  {line.strip()}")
+    quoted = "\n  ".join(lines[-_LAST_LINES:])
+    return BackendError(f"`{name}` failed with exit code {code}; it said:\n  {quoted or 'nothing'}")

