@@ -104,9 +104,9 @@ def _variables(_context: click.Context, _parameter: click.Parameter, texts: tupl
     show_envvar=True,
     help="Folder that gets the run folder; ./runs, unless given.",
 )
-@click.option("--backend", metavar="NAME", help="Passed on to rhapsody run; as all nodes are used, unless given.")
-@click.option("--cores", metavar="N", type=click.IntRange(min=1), help="Passed on to rhapsody run.")
-@click.option("--gpus", metavar="N", type=click.IntRange(min=0), help="Passed on to rhapsody run.")
+@click.option("--backend", metavar="NAME", help="As for rhapsody run; chosen for you, unless given.")
+@click.option("--cores", metavar="N", type=click.IntRange(min=1), help="As for rhapsody run: of each node.")
+@click.option("--gpus", metavar="N", type=click.IntRange(min=0), help="As for rhapsody run: of each node.")
 @click.option("--resume", metavar="TARGET", help="Submit the job of a run again: what is DONE is not run again.")
 @click.option("--dry-run", is_flag=True, help="Print the script; write and submit nothing.")
 @click.option(

@@ -16,7 +16,7 @@ from rhapsody.deploy.account_check import check_account
 from rhapsody.deploy.planning import Order, nodes_held, plan, with_nodes
 from rhapsody.deploy.profiles import load_site
 from rhapsody.deploy.records import How, read_record
-from rhapsody.deploy.schedulers.batch import batch_system
+from rhapsody.deploy.schedulers.choice import batch_system
 from rhapsody.deploy.script_site import CollectivesUse
 from rhapsody.deploy.site import SchedulerKind
 from rhapsody.deploy.submission import refuse_on_login_node, require_commands, run_here, submit, submit_again

@@ -10,7 +10,8 @@ import click
 from rhapsody.cli.faults import OTHER_ERROR
 from rhapsody.cli.job import job_line, job_watcher
 from rhapsody.deploy.records import EventKind, How, note_event, read_record
-from rhapsody.deploy.schedulers.batch import JobPhase, batch_system
+from rhapsody.deploy.schedulers.batch import JobPhase
+from rhapsody.deploy.schedulers.choice import batch_system
 
 if TYPE_CHECKING:
     from pathlib import Path

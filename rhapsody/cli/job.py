@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rhapsody.deploy.records import How, read_jobs, read_record
-from rhapsody.deploy.schedulers.batch import JobPhase, batch_system
+from rhapsody.deploy.schedulers.batch import JobPhase
+from rhapsody.deploy.schedulers.choice import batch_system
 from rhapsody.deploy.watching import JobWatcher
 from rhapsody.errors import BackendError, SpecError
 from rhapsody.session.status import is_over

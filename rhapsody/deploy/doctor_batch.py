@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rhapsody.deploy.account_check import check_account
 from rhapsody.deploy.doctor_finding import Finding, Health, answer, cannot_tell, ok, warning, wrong
 from rhapsody.deploy.doctor_limits import limits
-from rhapsody.deploy.schedulers.batch import batch_system
+from rhapsody.deploy.schedulers.choice import batch_system
 from rhapsody.deploy.site import SchedulerKind
 from rhapsody.deploy.validation_accounts import Verdict
 from rhapsody.errors import BackendError

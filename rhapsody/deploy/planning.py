@@ -6,7 +6,7 @@ import ast
 import os
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,8 @@ import rhapsody
 from rhapsody.deploy.container_image import digest_of, image_for
 from rhapsody.deploy.records import SCRIPT, Cost, How, Record
 from rhapsody.deploy.render import render_script
-from rhapsody.deploy.schedulers.batch import held_job
-from rhapsody.deploy.script_site import CollectivesUse, Deployment, script_for
+from rhapsody.deploy.schedulers.choice import held_job
+from rhapsody.deploy.script_site import Deployment, JobOptions, script_for
 from rhapsody.deploy.site import SchedulerKind
 from rhapsody.deploy.validation import held, resolve
 from rhapsody.errors import SpecError
@@ -31,47 +31,25 @@ if TYPE_CHECKING:
 SIGNATURE = "async def campaign(session, args)"
 
 
-@dataclass(frozen=True)
-class Order:
-    """What a user wants to run, and how.
+@dataclass(frozen=True, kw_only=True)
+class Order(JobOptions):
+    """What a user wants to run, and how. An image that is a file may be named by any path.
 
     Attributes:
         campaign: The file.
         args: Passed to it.
         request: Nodes, time, account and queue.
-        here: Run it in the job that this process is in.
         name: First part of the run folder's name, and the job's; the file's name when None.
         runs: Folder of all runs.
         run_options: For `rhapsody run`, such as `--backend dragon`.
-        image: None runs it without a container.
-        engine: Which container engine; the site's first when None.
-        stage_image: Whether the image goes onto the nodes' disks; None: where site and image allow.
-        host_mpi: Whether ranks in containers use the host's MPI.
-        collectives: Whether RCCL or NCCL is set up.
-        environment: Variables, literal.
-        reservation: Name of one.
-        mail: Whom to tell.
-        after: Id of a job to wait for.
-        constraint: Features of the nodes.
     """
 
     campaign: Path
     args: Sequence[str]
     request: Request
-    here: bool = False
     name: str | None = None
     runs: Path | None = None
     run_options: Sequence[str] = ()
-    image: str | None = None
-    engine: str | None = None
-    stage_image: bool | None = None
-    host_mpi: bool = False
-    collectives: CollectivesUse = CollectivesUse.OFF
-    environment: Mapping[str, str] = field(default_factory=dict)
-    reservation: str | None = None
-    mail: str | None = None
-    after: str | None = None
-    constraint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,25 +136,17 @@ def _deployment(order: Order, run_dir: Path, resolved: Resolved) -> Deployment:
     image = image_for(order.image) if order.image else None
     program, agent = _programs(in_image=image is not None)
     campaign = str(order.campaign.absolute())
+    options = {each.name: getattr(order, each.name) for each in fields(JobOptions)}
+    here = order.here and resolved.profile.scheduler.kind is not SchedulerKind.LOCAL
     return Deployment(
+        **options | {"image": image, "here": here},
         run_dir=str(run_dir),
         work_dir=str(Path.cwd()),
         script_path=str(run_dir / "deploy" / SCRIPT),
         command=(program, "run", "--run-dir", str(run_dir), *order.run_options, campaign, "--", *order.args),
         resume_command=(program, "run", "--resume", str(run_dir)),
-        here=order.here and resolved.profile.scheduler.kind is not SchedulerKind.LOCAL,
         job_name=_job_name(order.name or order.campaign.stem),
         agent=(agent,),
-        image=image,
-        engine=order.engine,
-        stage_image=order.stage_image,
-        host_mpi=order.host_mpi,
-        collectives=order.collectives,
-        environment=order.environment,
-        reservation=order.reservation,
-        mail=order.mail,
-        after=order.after,
-        constraint=order.constraint,
     )
 
 

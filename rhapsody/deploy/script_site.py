@@ -32,19 +32,12 @@ class CollectivesUse(StrEnum):
     DOMINANT = "dominant"
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """What a user wants to run, apart from nodes, time, account and queue.
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What a user may want of a job, apart from nodes, time, account and queue.
 
     Attributes:
-        run_dir: The run folder, absolute.
-        work_dir: Where the campaign runs, absolute.
-        script_path: Where the script will lie, absolute.
-        command: What rank 0's agent starts.
-        resume_command: The same when the run folder has a journal; None for `command` again.
         here: The script is run in a job that is there already.
-        job_name: As the queue shows it.
-        agent: The command of the node agent.
         image: A file's absolute path or a name the engine knows; None runs without a container.
         engine: Which one; the site's first, unless given.
         stage_image: Whether the image goes onto the nodes' disks; None: where site and image allow.
@@ -55,17 +48,9 @@ class Deployment:
         mail: Whom to tell.
         after: Id of a job to wait for.
         constraint: Features of the nodes; those of the chosen kind, unless given.
-        options: More options of the submit command, without leading dashes.
     """
 
-    run_dir: str
-    work_dir: str
-    script_path: str
-    command: Sequence[str]
-    resume_command: Sequence[str] | None = None
     here: bool = False
-    job_name: str = "rhapsody"
-    agent: Sequence[str] = ("rhapsody-node",)
     image: str | None = None
     engine: str | None = None
     stage_image: bool | None = None
@@ -76,6 +61,30 @@ class Deployment:
     mail: str | None = None
     after: str | None = None
     constraint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment(JobOptions):
+    """What a job is to run, and how.
+
+    Attributes:
+        run_dir: The run folder, absolute.
+        work_dir: Where the campaign runs, absolute.
+        script_path: Where the script will lie, absolute.
+        command: What rank 0's agent starts.
+        resume_command: The same when the run folder has a journal; None for `command` again.
+        job_name: As the queue shows it.
+        agent: The command of the node agent.
+        options: More options of the submit command, without leading dashes.
+    """
+
+    run_dir: str
+    work_dir: str
+    script_path: str
+    command: Sequence[str]
+    resume_command: Sequence[str] | None = None
+    job_name: str = "rhapsody"
+    agent: Sequence[str] = ("rhapsody-node",)
     options: Mapping[str, str] = field(default_factory=dict)
 
 

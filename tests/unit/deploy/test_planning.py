@@ -23,7 +23,9 @@ def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Order:
     """A campaign of sixteen nodes in this folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.py").write_text(CAMPAIGN)
-    return Order(Path("study.py"), ["a", "-b"], Request(nodes=16, walltime_s=7200, account="abc123"))
+    return Order(
+        campaign=Path("study.py"), args=["a", "-b"], request=Request(nodes=16, walltime_s=7200, account="abc123")
+    )
 
 
 def test_a_plan_writes_nothing(order: Order, tmp_path: Path) -> None:

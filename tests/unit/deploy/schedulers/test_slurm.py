@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rhapsody.deploy.schedulers.batch import BatchSystem, JobPhase, batch_system, held_job
+from rhapsody.deploy.schedulers.batch import BatchSystem, JobPhase
+from rhapsody.deploy.schedulers.choice import batch_system, held_job
 from rhapsody.deploy.schedulers.slurm import Slurm
 from rhapsody.deploy.schedulers.slurm_answers import SEPARATOR
 from rhapsody.deploy.site import SchedulerKind
