@@ -267,7 +267,8 @@ async def test_jobs_of_others_are_neither_shown_nor_touched(desk: Desk) -> None:
     assert said.code == 0, said.err
     states = desk.cluster.run(["squeue", "--noheader", "--array", f"--user={SOMEBODY}", "--format=%T"]).stdout.split()
     assert (len(states), set(states) <= {"RUNNING", "PENDING"}) == (4, True)
-    assert other not in desk.type("list").out
+    listed = json.loads(desk.type("list", "--json").out)["runs"]
+    assert [run["job"]["job_id"] for run in listed] == [job]
 
 
 async def test_a_campaign_goes_on_without_a_node_that_dies(desk: Desk, mortal: str) -> None:
