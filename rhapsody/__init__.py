@@ -3,8 +3,10 @@
 The map, from the outside in. Imports go downwards only:
 
     cli           commands: parse, call, print
+    deploy        sites, batch scripts, jobs of batch systems, images, doctor
     experiments   benchmarks against peers
     session       the public façade; wires the parts together
+    services      endpoints of what stays
     scheduling    what runs next, and where: dependencies, ready queue, mapper
     backends      one runtime each; `pool` is the worker pool of a node
     telemetry     the journal: every change of state, before anybody hears of it; metrics, folded from it
