@@ -41,11 +41,11 @@ test-hosts: system-packages venv  ## Run all tests over several nodes; hosts mad
 	@$(BIN)/pytest -m "nodes and not slurm and not containers" $(ARGS)
 
 test-slurm: slurm-packages venv  ## Run all tests over a real Slurm, started over hosts made of namespaces; needs root
-	@$(BIN)/pytest -m slurm $(ARGS)
+	@$(BIN)/pytest -m "slurm and not containers" $(ARGS)
 
-test-containers: system-packages venv  ## Build the image and run it in podman and Apptainer: three minutes; needs root
+test-containers: slurm-packages venv  ## Build the image; run it in podman, Apptainer and jobs of a real Slurm; needs root
 	@scripts/container-tools
-	@$(BIN)/pytest -m "containers and not slurm" $(ARGS)
+	@$(BIN)/pytest -m containers $(ARGS)
 
 lint: venv  ## Check style: ruff, and shellcheck for the shell scripts
 	@$(BIN)/ruff check .

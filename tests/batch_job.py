@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMANDS = (
-    "srun mpiexec sbcast apptainer shifter podman scontrol scancel sbatch qsub rhapsody rhapsody-node module".split()  # noqa: SIM905
+    *("srun", "mpiexec", "sbcast", "apptainer", "shifter", "podman", "podman-hpc"),
+    *("scontrol", "scancel", "sbatch", "qsub", "rhapsody", "rhapsody-node", "module"),
 )
 _STAND_IN = """#!/bin/bash
 name=${0##*/}

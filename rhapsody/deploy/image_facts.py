@@ -177,6 +177,23 @@ def sif_architecture(path: Path) -> str | None:
     return _SIF_ARCHITECTURES.get(head[45:47])
 
 
+def architecture_doubt(image: str) -> str | None:
+    """Return what is to be said of an image file of another architecture: this may be a login node unlike the others.
+
+    Args:
+        image: As `image_for` gives it.
+
+    Raises:
+        SpecError: It ends in .sif and is no image of Apptainer.
+    """
+    if not image.endswith(".sif"):
+        return None
+    found, here = sif_architecture(Path(image)), own_architecture()
+    if found in {None, here}:
+        return None
+    return f"the image {image} is for {found}, and this machine is {here}; it runs only where the nodes are {found}"
+
+
 def require_own_architecture(facts: ImageFacts) -> None:
     """Make sure that an image runs on this machine.
 

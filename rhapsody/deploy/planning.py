@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import rhapsody
 from rhapsody.deploy.container_image import digest_of, image_for
+from rhapsody.deploy.image_facts import architecture_doubt
 from rhapsody.deploy.records import SCRIPT, Cost, How, Record
 from rhapsody.deploy.render import render_script
 from rhapsody.deploy.schedulers.choice import held_job
@@ -111,6 +112,8 @@ def plan(profile: SiteProfile, order: Order) -> Plan:
     name = order.name or order.campaign.stem
     run_dir = name_run_folder(name, order.runs)
     script = script_for(resolved, _deployment(order, run_dir, resolved))
+    if script.container and (doubt := architecture_doubt(script.container.image)):
+        resolved = replace(resolved, warnings=(*resolved.warnings, doubt))
     return Plan(resolved, how, run_dir, script, render_script(script), order)
 
 
@@ -135,19 +138,31 @@ def _refuse_what_needs_a_queue(order: Order) -> None:
 def _deployment(order: Order, run_dir: Path, resolved: Resolved) -> Deployment:
     image = image_for(order.image) if order.image else None
     program, agent = _programs(in_image=image is not None)
-    campaign = str(order.campaign.absolute())
+    campaign, work_dir = order.campaign.absolute(), Path.cwd()
     options = {each.name: getattr(order, each.name) for each in fields(JobOptions)}
     here = order.here and resolved.profile.scheduler.kind is not SchedulerKind.LOCAL
     return Deployment(
-        **options | {"image": image, "here": here},
+        **options | {"image": image, "here": here, "stage_image": _staged(image, wanted=order.stage_image)},
         run_dir=str(run_dir),
-        work_dir=str(Path.cwd()),
+        work_dir=str(work_dir),
         script_path=str(run_dir / "deploy" / SCRIPT),
-        command=(program, "run", "--run-dir", str(run_dir), *order.run_options, campaign, "--", *order.args),
+        command=(program, "run", "--run-dir", str(run_dir), *order.run_options, str(campaign), "--", *order.args),
         resume_command=(program, "run", "--resume", str(run_dir)),
         job_name=_job_name(order.name or order.campaign.stem),
         agent=(agent,),
+        folders=() if campaign.is_relative_to(work_dir) else (str(campaign.parent),),
     )
+
+
+def _staged(image: str | None, *, wanted: bool | None) -> bool | None:
+    """Return whether an image goes onto the nodes' disks; only a single file can."""
+    if image is None or not Path(image).is_dir():
+        return wanted
+    if wanted:
+        raise SpecError(
+            f"the image {image} is a folder, and only a file can be put on the nodes' disks; leave out --stage"
+        )
+    return False
 
 
 def _programs(*, in_image: bool) -> tuple[str, str]:

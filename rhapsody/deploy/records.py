@@ -155,7 +155,7 @@ def note_event(run_dir: Path, job_id: str, kind: EventKind, link: int = 1) -> No
     Raises:
         OSError: It cannot be written.
     """
-    fields = {"time_s": int(time.time()), "job_id": job_id, "link": link, "restart": 0, "event": str(kind)}
+    fields = {"time_s": round(time.time(), 3), "job_id": job_id, "link": link, "restart": 0, "event": str(kind)}
     with (run_dir / "deploy" / JOBS).open("a") as file:
         file.write(f"{json.dumps(fields)}\n")
 

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 TEMPLATE = "job.sh.j2"
+_LETS_IN = (
+    "for job_name in $(compgen -e); do case $job_name in {})"
+    ' export "APPTAINERENV_$job_name=${{!job_name}}";; esac; done; exec "$@"'
+)
+"""Script for bash, with patterns of names: Apptainer with --cleanenv lets in what is named so on the node itself."""
+LAUNCHERS = ("SLURM_*", "SLURMD_NODENAME", "PMI_*", "PMIX_*", "PALS_*", "OMPI_*", "PBS_*")
+"""What tells an agent in a container which node it is on, and a session which job it is in."""
 MOST_HOSTS_NAMED = 512
 """Up to so many nodes are named in no_proxy: one variable holds 128 KiB at most."""
 
@@ -95,16 +102,19 @@ def clock(seconds: int) -> str:
 
 
 def _engine(request: ScriptRequest, container: ContainerRequest) -> dict[str, Any]:
-    own = dict.fromkeys((request.work_dir, request.run_dir))
+    own = dict.fromkeys((request.work_dir, request.run_dir, *container.folders))
     binds = [*(bind for bind in container.binds if bind not in own), *own]
     staging = container.staging
+    passes = _passed(request, container)
     return {
         "name": container.engine,
         "image": container.image,
         "flags": [Expanding(flag) for flag in container.flags],
         "binds": [_mount(bind, container.engine, literal=bind in own) for bind in binds],
         "environment": [(name, Expanding(value)) for name, value in container.environment.items()],
-        "passes": _passed(request, container),
+        "passes": passes if container.engine != "apptainer" else [],
+        "lets_in": _LETS_IN.format("|".join(passes)) if passes and container.engine == "apptainer" else "",
+        "is_file": container.image.startswith("/"),
         "staged": bool(staging),
         "folder": Expanding(staging.folder) if staging else "",
     }
@@ -120,5 +130,14 @@ def _passed(request: ScriptRequest, container: ContainerRequest) -> list[str]:
     if container.passes is None:
         return []
     proxies = PROXY_VARIABLES if request.proxy else ()
-    named = (*container.passes, "RHAPSODY_*", *proxies, *request.environment, *request.user_environment)
+    local = ("TMPDIR",) if container.engine == "apptainer" else ()  # the others' containers have a /tmp of their own
+    named = (
+        *container.passes,
+        *LAUNCHERS,
+        "RHAPSODY_*",
+        *local,
+        *proxies,
+        *request.environment,
+        *request.user_environment,
+    )
     return list(dict.fromkeys(named))

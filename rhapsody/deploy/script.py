@@ -104,6 +104,7 @@ class ContainerRequest(FrozenModel):
         image: A file, or a name that the engine knows.
         flags: For the engine.
         binds: `from[:to[:ro]]`; `$NAME` stands for variables of the job. Those of the run and working folder are added.
+        folders: More folders that are mounted where they are, literal: the one with the campaign.
         environment: Set inside, `$NAME` is expanded.
         passes: Names of variables, or beginnings of them with `*`, that the engine must be told to let in; those that
             the request names are added. None for an engine that lets all in.
@@ -114,6 +115,7 @@ class ContainerRequest(FrozenModel):
     image: Word
     flags: tuple[Flag, ...] = ()
     binds: tuple[Bind, ...] = ()
+    folders: tuple[Path, ...] = ()
     environment: dict[Variable, Line] = Field(default_factory=dict)
     passes: tuple[Passed, ...] | None = None
     staging: ImageStaging | None = None

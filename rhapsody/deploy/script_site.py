@@ -24,6 +24,13 @@ LEAD_S = 300
 """So many seconds before its end a job is told, or a fifth of its time if that is less."""
 
 
+SHARED_WITH_NODE = ("--network=host", "--ipc=host")
+"""For podman, whose containers have a network and 64 MiB of shared memory of their own unless told otherwise."""
+_CLOSED = frozenset({EngineName.PODMAN, EngineName.PODMAN_HPC})
+_CLEAN = frozenset({"--cleanenv", "-e", "--containall", "-C", "--compat"})
+"""Flags of Apptainer that keep variables out. Source: apptainer-exec(1) of 1.4."""
+
+
 class CollectivesUse(StrEnum):
     """How far a campaign uses RCCL or NCCL: what they need may slow MPI."""
 
@@ -75,6 +82,7 @@ class Deployment(JobOptions):
         resume_command: The same when the run folder has a journal; None for `command` again.
         job_name: As the queue shows it.
         agent: The command of the node agent.
+        folders: Folders besides run and working folder that are needed in the image, absolute.
         options: More options of the submit command, without leading dashes.
     """
 
@@ -85,6 +93,7 @@ class Deployment(JobOptions):
     resume_command: Sequence[str] | None = None
     job_name: str = "rhapsody"
     agent: Sequence[str] = ("rhapsody-node",)
+    folders: Sequence[str] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -286,7 +295,8 @@ def _engine(profile: SiteProfile, deployment: Deployment) -> Engine | None:
             raise SpecError(f"which container engine {profile.name} has is not known; give it: --engine apptainer")
         return engines[0]
     if not engines:  # nobody knows what flags it wants there, but the user knows that it is there
-        return Engine(name=_engine_name(deployment.engine))
+        name = _engine_name(deployment.engine)
+        return Engine(name=name, flags=SHARED_WITH_NODE if name in _CLOSED else ())
     for engine in engines:
         if engine.name == deployment.engine:
             return engine
@@ -301,14 +311,23 @@ def _flags(resolved: Resolved, engine: Engine, deployment: Deployment) -> tuple[
     )
 
 
+def _is_closed(engine: Engine, flags: Sequence[str]) -> bool:
+    """Return whether no variable of the job reaches the inside unless it is named."""
+    if engine.name is EngineName.APPTAINER:
+        return not _CLEAN.isdisjoint(flags)
+    return engine.passes is not None or engine.name in _CLOSED
+
+
 def _container(resolved: Resolved, deployment: Deployment, engine: Engine) -> dict[str, Any]:
+    flags = _flags(resolved, engine, deployment)
     return {
         "engine": str(engine.name),
         "image": deployment.image,
-        "flags": _flags(resolved, engine, deployment),
+        "flags": flags,
         "binds": engine.binds,
+        "folders": tuple(deployment.folders),
         "environment": engine.environment,
-        "passes": None if engine.passes is None else (),
+        "passes": () if _is_closed(engine, flags) else None,
         "staging": _staging(resolved, deployment, engine),
     }
 

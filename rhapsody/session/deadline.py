@@ -64,7 +64,8 @@ async def find_deadline(walltime_s: float | None, opened_s: float, environ: Envi
     try:
         found = await asyncio.to_thread(_ask_batch_system, environ, opened_s)
     except _NoAnswerError as exc:
-        remark = f"when the allocation ends is not known: {exc}; if you know it, give --walltime"
+        if DEADLINE_VARIABLE not in environ:  # the job's script knows it; a container lacks the batch system's commands
+            remark = f"when the allocation ends is not known: {exc}; if you know it, give --walltime"
     else:
         known += [found] if found is not None else []
     return min(known, default=None), remark

@@ -109,8 +109,11 @@ def image(built: Built) -> str:
 
 
 @pytest.fixture(scope="session")
-def sif(image: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the file of Apptainer."""
+def sif(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the file of Apptainer; $RHAPSODY_TEST_SIF names one that was made before."""
+    if made := os.environ.get("RHAPSODY_TEST_SIF"):
+        return Path(made)
+    image: str = request.getfixturevalue("image")
     file = tmp_path_factory.mktemp("sif") / "rhapsody.sif"
     make_sif(find_engine(Use.BUILD, "buildah"), image, file, CHECKOUT, lambda _line: None)
     return file

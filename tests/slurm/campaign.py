@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rhapsody import ComputeTask, Policy
+from rhapsody import ComputeTask, Policy, Resources
 
 if TYPE_CHECKING:
     from rhapsody import Session
@@ -34,6 +34,14 @@ def fail(_folder: str) -> str:
     raise ValueError("of its own")
 
 
+def meet() -> list[list[str]]:
+    """Return for each rank its host, and the image that it runs in."""
+    from mpi4py import MPI  # noqa: PLC0415 - only here
+
+    image = Path(os.environ.get("APPTAINER_CONTAINER", "none")) if Path("/.singularity.d").is_dir() else Path("none")
+    return [list(pair) for pair in MPI.COMM_WORLD.allgather((socket.gethostname(), image.name))]
+
+
 WHAT = {"stays": stay, "fails": fail}
 
 
@@ -43,8 +51,15 @@ async def campaign(session: Session, args: list[str]) -> None:
     if what == "blocks":
         time.sleep(LONGEST_S)  # noqa: ASYNC251 - nothing of it can end in good order meanwhile
         return
-    function, spread = WHAT[what], Policy(placement="spread")
-    cores = session.allocation.usable_cores
+    spread, cores = Policy(placement="spread"), session.allocation.usable_cores
+    if what == "meets":
+        ranks = ComputeTask(meet, resources=Resources(ranks=cores))
+        hosts = [ComputeTask(stay, args=(folder,), policy=spread) for _ in range(cores)]
+        await session.submit([ranks, *hosts])
+        met = [sorted((await ranks).return_value[0]), sorted([(await host).return_value for host in hosts])]
+        sys.stdout.write(f"found {json.dumps(met)}\n")
+        return
+    function = WHAT[what]
     tasks = [ComputeTask(function, args=(folder,), policy=spread, idempotent=True) for _ in range(2 * cores)]
     await session.submit(tasks)
     await session.wait()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.containers.conftest import base, built, engines, image, sif, words  # noqa: F401 - fixtures, for the image
 from tests.hosts.namespaces import Hosts
 from tests.requirements import needs_command
 from tests.slurm.batch import Batch

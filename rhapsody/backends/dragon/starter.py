@@ -123,8 +123,8 @@ class FirstDragonStarter(DragonStarter):
 
     async def _prepare(self) -> None:
         found = await self._gather(await hosts.look(self._node, str(self._folder)))
-        least_free, fewest_cpus = min(host.free for host in found), min(host.cpus for host in found)
-        env = self._plan.env | surroundings.variables(least_free, fewest_cpus, os.environ)
+        tightest, fewest_cpus = min(found, key=lambda host: host.free), min(host.cpus for host in found)
+        env = self._plan.env | surroundings.variables(tightest.free, fewest_cpus, os.environ, tightest.name)
         self._plan = self._plan._replace(env=env, hosts=tuple(tuple(host) for host in found))
 
 

@@ -54,21 +54,23 @@ def require_dragon(environ: Mapping[str, str]) -> None:
         )
 
 
-def variables(free: int, cpus: int, environ: Mapping[str, str]) -> dict[str, str]:
+def variables(free: int, cpus: int, environ: Mapping[str, str], node: str = "") -> dict[str, str]:
     """Return variables to start Dragon with; what the user has set stays.
 
     Args:
         free: Bytes free in /dev/shm.
         cpus: CPUs of the node that may be used.
         environ: What is set already.
+        node: Name of the node that has so much free, where there are several.
 
     Raises:
         BackendError: There is not enough shared memory.
     """
+    where = f" of {node}" if node else ""
     if free < LEAST_FREE:
         raise BackendError(
-            f"Dragon needs {LEAST_FREE // MIB} MiB of shared memory, {FOLDER} has {free // MIB} MiB free; free some,"
-            f" or enlarge it (mount -o remount,size=8g {FOLDER}; for containers --shm-size 8g)"
+            f"Dragon needs {LEAST_FREE // MIB} MiB of shared memory, {FOLDER}{where} has {free // MIB} MiB free; free"
+            f" some, or enlarge it (mount -o remount,size=8g {FOLDER}; for containers --shm-size 8g)"
         )
     found = {
         name: str(max(_LEAST[name], min(_MOST[name], free // share // MIB * MIB)))

@@ -53,7 +53,7 @@ job_say() {
 # What happened to this job, a line of JSON each: who asks later whether it ended by itself finds it here.
 job_record() {
   printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s,"next_job_id":"%s"}\n' \
-    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
+    "$(date +%s.%3N)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
     job_say "cannot write to $job_records"
 }
 
@@ -107,6 +107,10 @@ module load xpu-smi || job_fail 'the module xpu-smi cannot be loaded'
 set -u
 
 job_image=/project/images/rhapsody.sif
+command -v apptainer >/dev/null ||
+  job_fail 'there is no apptainer on this node; if a module has it, add --set '"'"'modules.load=[NAME]'"'"', or take another --engine'
+[[ -r $job_image ]] ||
+  job_fail "the image $job_image cannot be read on this node, $HOSTNAME; put it on a file system that all nodes see"
 
 # For what is launched only: this script's own commands do not see it.
 job_environment() {
@@ -176,4 +180,10 @@ while :; do
   job_code=$?
   [[ -n $job_signalled ]] || break
 done
+case $job_code in
+  125 | 126 | 127 | 255) # of the engine, not of the campaign
+    [[ -e /project/runs/hybrid_campaign-20261121-120000-1a2b/journal ]] ||
+      job_fail 'the container did not start; what apptainer says of it is above. Is it an image of RHAPSODY, for this kind of machine? Look: rhapsody image inspect /project/images/rhapsody.sif'" ($HOSTNAME is $(uname -m))"
+    ;;
+esac
 job_finish "$job_code"

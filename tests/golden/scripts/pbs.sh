@@ -44,7 +44,7 @@ job_say() {
 # What happened to this job, a line of JSON each: who asks later whether it ended by itself finds it here.
 job_record() {
   printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s,"next_job_id":"%s"}\n' \
-    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
+    "$(date +%s.%3N)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
     job_say "cannot write to $job_records"
 }
 

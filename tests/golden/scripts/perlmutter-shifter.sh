@@ -62,7 +62,7 @@ job_say() {
 # What happened to this job, a line of JSON each: who asks later whether it ended by itself finds it here.
 job_record() {
   printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s,"next_job_id":"%s"}\n' \
-    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
+    "$(date +%s.%3N)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
     job_say "cannot write to $job_records"
 }
 
@@ -111,6 +111,8 @@ job_record started null
 cd -- /home/someone/campaigns || job_fail 'the working folder /home/someone/campaigns is not there'
 
 job_image=registry.example.org/rhapsody:1
+command -v shifter >/dev/null ||
+  job_fail 'there is no shifter on this node; if a module has it, add --set '"'"'modules.load=[NAME]'"'"', or take another --engine'
 
 # For what is launched only: this script's own commands do not see it.
 job_environment() {
@@ -164,4 +166,10 @@ while :; do
   job_code=$?
   [[ -n $job_signalled ]] || break
 done
+case $job_code in
+  125 | 126 | 127 | 255) # of the engine, not of the campaign
+    [[ -e /project/runs/hybrid_campaign-20261121-120000-1a2b/journal ]] ||
+      job_fail 'the container did not start; what shifter says of it is above. Is it an image of RHAPSODY, for this kind of machine? Look: rhapsody image inspect registry.example.org/rhapsody:1'" ($HOSTNAME is $(uname -m))"
+    ;;
+esac
 job_finish "$job_code"

@@ -56,7 +56,7 @@ job_say() {
 # What happened to this job, a line of JSON each: who asks later whether it ended by itself finds it here.
 job_record() {
   printf '{"time_s":%s,"job_id":"%s","link":%s,"restart":%s,"event":"%s","exit_code":%s,"next_job_id":"%s"}\n' \
-    "$(date +%s)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
+    "$(date +%s.%3N)" "$job_id" "$job_link" "$job_restarts" "$1" "$2" "${3:-}" >>"$job_records" ||
     job_say "cannot write to $job_records"
 }
 
@@ -126,7 +126,10 @@ module load cray-mpich-abi || job_fail 'the module cray-mpich-abi cannot be load
 set -u
 
 job_image=/project/images/rhapsody.sif
-[[ -r $job_image ]] || job_fail "the image $job_image cannot be read"
+command -v apptainer >/dev/null ||
+  job_fail 'there is no apptainer on this node; if a module has it, add --set '"'"'modules.load=[NAME]'"'"', or take another --engine'
+[[ -r $job_image ]] ||
+  job_fail "the image $job_image cannot be read on this node, $HOSTNAME; put it on a file system that all nodes see"
 job_staged=/local/scratch/rhapsody-${job_id%%.*}-$job_link.sif
 "${job_each_node[@]}" cp -f -- "$job_image" "$job_staged"
 job_code=$?
@@ -168,9 +171,11 @@ job_start() {
     --bind=/var/run/palsd
     --bind=/home/someone/campaigns
     --bind=/project/runs/hybrid_campaign-20261121-120000-1a2b
+    --bind=/local/scratch
     --fakeroot
     --nv
     "$job_image"
+    sh -c 'rm -f -- "$0"; exec "$@"' "$job_staged" # it is open: nothing can be left now, whatever kills the job
     rhapsody-node
     --run-dir /project/runs/hybrid_campaign-20261121-120000-1a2b
     --
@@ -198,4 +203,10 @@ while :; do
   job_code=$?
   [[ -n $job_signalled ]] || break
 done
+case $job_code in
+  125 | 126 | 127 | 255) # of the engine, not of the campaign
+    [[ -e /project/runs/hybrid_campaign-20261121-120000-1a2b/journal ]] ||
+      job_fail 'the container did not start; what apptainer says of it is above. Is it an image of RHAPSODY, for this kind of machine? Look: rhapsody image inspect /project/images/rhapsody.sif'" ($HOSTNAME is $(uname -m))"
+    ;;
+esac
 job_finish "$job_code"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from rhapsody.deploy.image_engine import own_architecture
 from rhapsody.deploy.planning import Order, nodes_held, plan, require_campaign
 from rhapsody.deploy.profiles import load_site
 from rhapsody.deploy.records import How
@@ -57,6 +58,62 @@ PERLMUTTER: dict[str, Any] = {
     "image": "registry.example.org/rhapsody:1",
     "request": Request(nodes=2, walltime_s=3600, account="m1234_g", queue="regular", node_kind="gpu"),
 }
+
+
+def test_in_an_image_the_folder_of_a_campaign_from_elsewhere_is_mounted(order: Order, tmp_path: Path) -> None:
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "study.py").write_text(CAMPAIGN)
+    site = load_site("perlmutter", {})
+
+    own, other = (
+        plan(site, replace(order, campaign=campaign, **PERLMUTTER)).script.container
+        for campaign in (order.campaign, elsewhere / "study.py")
+    )
+
+    assert (own and own.folders, other and other.folders) == ((), (str(elsewhere),))
+
+
+@pytest.mark.parametrize(
+    ("magic", "says"), [(b"SIF_MAGIC\0", ""), (b"something!", "is no image of Apptainer; make one")]
+)
+def test_an_image_for_other_machines_is_doubted_and_what_is_no_image_refused(
+    order: Order, tmp_path: Path, magic: bytes, says: str
+) -> None:
+    here = own_architecture()
+    other, code = ("arm64", b"04") if here != "arm64" else ("amd64", b"02")
+    (tmp_path / "rhapsody.sif").write_bytes(bytes(32) + magic + b"01\0" + code + bytes(20))
+    asked = replace(order, image="rhapsody.sif")
+
+    if says:
+        with pytest.raises(SpecError, match=says):
+            plan(load_site("frontier", {}), asked)
+        return
+    made = plan(load_site("frontier", {}), asked)
+
+    assert any(f"is for {other}, and this machine is {here}" in warning for warning in made.resolved.warnings)
+
+
+def test_an_unpacked_image_may_be_named_by_its_folder(order: Order, tmp_path: Path) -> None:
+    (tmp_path / "unpacked" / ".singularity.d").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+
+    made = plan(load_site("frontier", {}), replace(order, image="./unpacked"))
+
+    assert made.script.container is not None
+    assert (made.script.container.image, made.script.container.staging) == (str(tmp_path / "unpacked"), None)
+    assert made.record().image_digest is None
+    with pytest.raises(SpecError, match="is no unpacked image; unpack one: apptainer build --sandbox"):
+        plan(load_site("frontier", {}), replace(order, image="./other"))
+
+
+def test_an_engine_that_no_profile_knows_shares_network_and_memory_with_the_node(order: Order) -> None:
+    asked = replace(order, image="localhost/rhapsody", engine="podman", request=Request(nodes=2, walltime_s=60))
+
+    text = plan(load_site("slurm", {}), asked).text
+
+    for option in ("--network=host", "--ipc=host", "--env='SLURM_*'"):
+        assert option in text
 
 
 def test_an_image_file_that_is_not_there_is_refused(order: Order) -> None:

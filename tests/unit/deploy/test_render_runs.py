@@ -167,9 +167,10 @@ async def test_apptainer_gets_flags_folders_and_variables(job: BatchJob) -> None
 
     launch = job.calls("srun")[0]
     engine = launch.args[launch.args.index("apptainer") : launch.args.index("rhapsody-node")]
-    work = str(job.folder / "work")
-    binds = [f"--bind={folder}" for folder in ("/opt/cray", work, work, str(job.run_dir))]
-    assert engine[:-1] == ["apptainer", "-q", "exec", f"--pwd={work}", *binds, "--rocm"]
+    work, copy = str(job.folder / "work"), "/mnt/bb/someone/rhapsody-77-1.sif"
+    binds = [f"--bind={folder}" for folder in ("/opt/cray", work, work, str(job.run_dir), "/mnt/bb/someone")]
+    start = [copy, "sh", "-c", 'rm -f -- "$0"; exec "$@"', copy]
+    assert engine == ["apptainer", "-q", "exec", f"--pwd={work}", *binds, "--rocm", *start]
     assert launch.env["APPTAINERENV_MPICH_GPU_SUPPORT_ENABLED"] == "1"
     assert launch.env["LD_LIBRARY_PATH"] == "/cray:"
 
@@ -182,6 +183,65 @@ async def test_podman_hpc_gets_each_variable_by_name_and_the_folders(job: BatchJ
     assert {"--volume=/opt:/opt", f"--volume={job.run_dir}:{job.run_dir}"} < set(launch.args)
     assert launch.args[launch.args.index("rhapsody-node") - 1] == "registry.example.org/rhapsody:1"
     assert launch.env["NCCL_DEBUG"] == "INFO"
+
+
+@pytest.mark.parametrize("engine", ["podman", "podman-hpc"])
+async def test_agents_in_containers_of_podman_are_told_which_node_they_are_on(job: BatchJob, engine: str) -> None:
+    container = {"engine": engine, "image": "localhost/rhapsody", "passes": ()}
+
+    await job.run(script_of(job, PLAIN, container=container))
+
+    (launch,) = job.calls("srun")
+    assert {"--env=SLURM_*", "--env=SLURMD_NODENAME", "--env=PMI_*", "--env=PALS_*"} < set(launch.args)
+
+
+async def test_apptainer_that_lets_nothing_in_is_told_each_variable_on_the_node(job: BatchJob) -> None:
+    job.does("srun", 'while [[ $1 == -* ]]; do shift; done; SLURM_PROCID=1 "$@"')
+    container = {"engine": "apptainer", "flags": ("--cleanenv",), "passes": ()}
+
+    await job.run(script_of(job, PLAIN, container=container, user_environment={"OMP_NUM_THREADS": "4 or 5"}))
+
+    (launch,) = job.calls("apptainer")
+    assert launch.env["APPTAINERENV_SLURM_PROCID"] == "1"
+    assert launch.env["APPTAINERENV_OMP_NUM_THREADS"] == "4 or 5"
+    assert launch.env["APPTAINERENV_RHAPSODY_SITE"] == "slurm"
+    assert "APPTAINERENV_PATH" not in launch.env
+
+
+async def test_folder_with_the_campaign_is_mounted_where_it_is(job: BatchJob) -> None:
+    container = {"engine": "apptainer", "folders": ("/else where/$HOME",)}
+
+    await job.run(script_of(job, PLAIN, container=container))
+
+    (launch,) = job.calls("srun")
+    assert "--bind=/else where/$HOME" in launch.args
+
+
+@pytest.mark.parametrize(
+    ("code", "begun", "event"), [(255, False, "failed"), (255, True, "ended"), (1, False, "ended")]
+)
+async def test_container_that_does_not_start_is_told_from_a_campaign_that_fails(
+    job: BatchJob, *, code: int, begun: bool, event: str
+) -> None:
+    if begun:
+        (job.run_dir / "journal").mkdir()
+    job.does("srun", f"exit {code}")
+
+    ended, output = await job.run(script_of(job, PLAIN, container={"engine": "apptainer"}))
+
+    assert ended == (1 if event == "failed" else code)
+    assert job.events == ["started", event]
+    assert ("the container did not start; what apptainer says of it is above" in output) == (event == "failed")
+
+
+async def test_node_without_the_engine_ends_the_job_and_is_said(job: BatchJob) -> None:
+    container = {"engine": "podman-hpc", "image": "localhost/rhapsody"}
+    (job.folder / "bin" / "podman-hpc").unlink()
+
+    code, output = await job.run(script_of(job, PLAIN, container=container))
+
+    assert (code, job.events) == (1, ["started", "failed"])
+    assert "there is no podman-hpc on this node; if a module has it, add --set 'modules.load=[NAME]'" in output
 
 
 async def test_shifter_gets_its_image_as_an_option(job: BatchJob) -> None:
@@ -336,7 +396,7 @@ async def test_a_signal_while_the_image_is_sent_ends_the_job_before_the_campaign
 
 
 async def test_a_campaign_out_of_time_is_queued_again_where_the_site_requeues(job: BatchJob) -> None:
-    job.does("srun", "[[ $* == *rm* ]] || exit 75")
+    job.does("srun", "[[ $* != *rhapsody-node* ]] || exit 75")
 
     code, output = await job.run(script_of(job, EVERYTHING))
 

@@ -171,6 +171,14 @@ class TestTrouble:
         assert found == Deadline(NOW + 60, "walltime")
         assert "squeue" in remark
 
+    async def test_nobody_is_told_where_the_script_of_the_job_has_said_it(self, install: Install) -> None:
+        at_s = int(NOW) + 60
+        job = {"SLURM_JOB_ID": "42", "RHAPSODY_DEADLINE": str(at_s)}
+
+        found, remark = await found_in(install("squeue", "exit 127") | job)
+
+        assert (found, remark) == (Deadline(at_s, "RHAPSODY_DEADLINE"), "")
+
     async def test_command_that_hangs_is_given_up(self, install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(deadline, "COMMAND_LIMIT_S", 0.1)
 
