@@ -7,6 +7,7 @@ The map, from the outside in. Imports go downwards only:
     experiments   benchmarks against peers
     session       the public façade; wires the parts together
     services      endpoints of what stays
+    inference     requests to models: router, gateway, stand-in engine
     scheduling    what runs next, and where: dependencies, ready queue, mapper
     backends      one runtime each; `pool` is the worker pool of a node
     telemetry     the journal: every change of state, before anybody hears of it; metrics, folded from it

@@ -29,6 +29,42 @@ class BackendError(RhapsodyError):
     """A runtime did not do what it should; another try may work."""
 
 
+class InferenceError(BackendError):
+    """A request to a model was not answered; another try may work.
+
+    Attributes:
+        status: Of HTTP: the server's, or what a server in the router's place would say.
+        body: The server's own words, as they came; empty where it said nothing.
+        retry_after: Seconds that the server wants one to wait, as it wrote them; empty if it did not.
+    """
+
+    def __init__(self, message: str, status: int = 502, body: bytes = b"", retry_after: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+    def __reduce__(self) -> tuple[type[InferenceError], tuple[str, int, bytes, str]]:
+        return type(self), (str(self), self.status, self.body, self.retry_after)
+
+
+class RequestRefusedError(SpecError):
+    """A model server refused a request: the same request will be refused again.
+
+    Attributes:
+        status: Of HTTP, 400 to 499.
+        body: The server's own words, as they came.
+    """
+
+    def __init__(self, message: str, status: int = 400, body: bytes = b"") -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+
+    def __reduce__(self) -> tuple[type[RequestRefusedError], tuple[str, int, bytes]]:
+        return type(self), (str(self), self.status, self.body)
+
+
 class JournalError(RhapsodyError):
     """The journal cannot be written or read; the text names file and offset."""
 
