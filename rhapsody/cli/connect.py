@@ -45,9 +45,9 @@ def connect(
     TARGET is a run folder, a run's uid, or the beginning of one; the newest run, unless given. Nothing is opened: the
     command for the tunnel is printed, and you run it on your own machine.
     """
-    from rhapsody.deploy.account_check import user_name  # noqa: PLC0415 - keeps `--help` quick
     from rhapsody.deploy.connect import way_to, write_endpoint_file  # noqa: PLC0415
     from rhapsody.deploy.records import read_record  # noqa: PLC0415
+    from rhapsody.deploy.validation.account_check import user_name  # noqa: PLC0415 - keeps `--help` quick
     from rhapsody.services.endpoints import find_endpoint  # noqa: PLC0415
 
     if len(words) > 2:

@@ -33,7 +33,7 @@ was over before all was done.
 
 def _complete_site(_context: click.Context, _parameter: click.Parameter, begun: str) -> list[str]:
     """Return the names of sites that begin so, for the shell."""
-    from rhapsody.deploy.profiles import find_sites  # noqa: PLC0415 - keeps `--help` quick
+    from rhapsody.deploy.sites.loading import find_sites  # noqa: PLC0415 - keeps `--help` quick
 
     return [file.name for file in find_sites() if file.name.startswith(begun)]
 

@@ -12,17 +12,17 @@ import click
 
 from rhapsody.cli.faults import exit_code_of, explain
 from rhapsody.cli.target import find_job, find_run
-from rhapsody.deploy.account_check import check_account
 from rhapsody.deploy.planning import Order, nodes_held, plan, with_nodes
-from rhapsody.deploy.profiles import load_site
 from rhapsody.deploy.records import How, read_record
 from rhapsody.deploy.schedulers.choice import batch_system
-from rhapsody.deploy.script_site import CollectivesUse
-from rhapsody.deploy.site import SchedulerKind
+from rhapsody.deploy.script.from_site import CollectivesUse
+from rhapsody.deploy.sites.loading import load_site
+from rhapsody.deploy.sites.profile import SchedulerKind
 from rhapsody.deploy.submission import refuse_on_login_node, require_commands, run_here, submit, submit_again
-from rhapsody.deploy.validation import describe
-from rhapsody.deploy.validation_accounts import Verdict
-from rhapsody.deploy.validation_request import Request
+from rhapsody.deploy.validation.account_check import check_account
+from rhapsody.deploy.validation.accounts import Verdict
+from rhapsody.deploy.validation.request import Request
+from rhapsody.deploy.validation.rules import describe
 from rhapsody.errors import RhapsodyError, SpecError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rhapsody.deploy.planning import Plan
-    from rhapsody.deploy.site import SiteProfile
+    from rhapsody.deploy.sites.profile import SiteProfile
 
 
 @dataclass(frozen=True)

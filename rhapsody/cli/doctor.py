@@ -13,7 +13,7 @@ from rhapsody.cli.faults import OTHER_ERROR
 from rhapsody.cli.target import errors_told, runs_folder, runs_option
 
 if TYPE_CHECKING:
-    from rhapsody.deploy.site import SiteProfile
+    from rhapsody.deploy.sites.profile import SiteProfile
 
 _EPILOG = """\b
 Examples:
@@ -52,7 +52,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - one parameter per option, which click pa
     Run it where you submit jobs, and inside a job for what only its nodes have. It changes nothing and submits nothing.
     """
     from rhapsody.cli.doctor_view import as_dict, render  # noqa: PLC0415 - keeps `--help` quick
-    from rhapsody.deploy.doctor import Health, Patient, examine  # noqa: PLC0415
+    from rhapsody.deploy.doctor.examination import Health, Patient, examine  # noqa: PLC0415
 
     with errors_told():
         patient = Patient(runs_folder(runs), account=account, queue=queue, image=image)
@@ -68,7 +68,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - one parameter per option, which click pa
 def _profile(site: str | None, host: str) -> SiteProfile:
     """Return the profile that is named, the one that knows this host, or the one for any machine."""
     from rhapsody.deploy.login_node import known_login_node  # noqa: PLC0415
-    from rhapsody.deploy.profiles import load_site, load_site_file  # noqa: PLC0415
+    from rhapsody.deploy.sites.loading import load_site, load_site_file  # noqa: PLC0415
 
     if site is None:
         return known_login_node(host) or load_site("local")

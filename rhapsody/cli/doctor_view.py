@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rhapsody.deploy.doctor_finding import Health
+from rhapsody.deploy.doctor.finding import Health
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rhapsody.deploy.doctor_finding import Finding
-    from rhapsody.deploy.site import SiteProfile
+    from rhapsody.deploy.doctor.finding import Finding
+    from rhapsody.deploy.sites.profile import SiteProfile
 
 _COLOURS = {Health.OK: "green", Health.CANNOT_TELL: "cyan", Health.WARNING: "yellow", Health.WRONG: "red"}
 _WORDS = {Health.WARNING: "to be warned of", Health.CANNOT_TELL: "cannot be told from here"}

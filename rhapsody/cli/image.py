@@ -11,7 +11,7 @@ import click
 from rhapsody.cli.target import errors_told
 
 if TYPE_CHECKING:
-    from rhapsody.deploy.image_facts import ImageFacts
+    from rhapsody.deploy.image.facts import ImageFacts
 
 _EPILOG = """\b
 Examples:
@@ -74,9 +74,9 @@ def build(  # noqa: PLR0913, PLR0917 - one for each option
     options: tuple[str, ...],
 ) -> None:
     """Build the image from a checkout. What follows -- is handed to the engine's `build` as it is."""
-    from rhapsody.deploy.image_build import RUNTIME, Order, make_sif, require_sif  # noqa: PLC0415 - keeps `--help` quick
-    from rhapsody.deploy.image_build import build as build_image  # noqa: PLC0415
-    from rhapsody.deploy.image_facts import MOST_BYTES, look_with  # noqa: PLC0415
+    from rhapsody.deploy.image.build import RUNTIME, Order, make_sif, require_sif  # noqa: PLC0415 - keeps `--help` quick
+    from rhapsody.deploy.image.build import build as build_image  # noqa: PLC0415
+    from rhapsody.deploy.image.facts import MOST_BYTES, look_with  # noqa: PLC0415
 
     say = _say_on_stderr
     order = Order(source.absolute(), tag, variant, base, runtime, ca, pip_config, options)
@@ -106,7 +106,7 @@ def test(image_name: str, shm_size: str, as_json: bool, engine: str | None) -> N
 
     The container runs as a user that the image does not know, without rights, and with nothing to write to but /tmp.
     """
-    from rhapsody.deploy.image_trial import try_out  # noqa: PLC0415
+    from rhapsody.deploy.image.trial import try_out  # noqa: PLC0415
 
     with errors_told():
         try_out(image_name, engine, click.echo, shm_size=shm_size, as_json=as_json)
@@ -127,7 +127,7 @@ Log in first with the engine: podman login registry.example.org
 @_ENGINE
 def push(image_name: str, destination: str, engine: str | None) -> None:
     """Send IMAGE to a registry, as DESTINATION."""
-    from rhapsody.deploy.image_ship import push as send  # noqa: PLC0415
+    from rhapsody.deploy.image.ship import push as send  # noqa: PLC0415
 
     with errors_told():
         send(image_name, destination, engine, _say_on_stderr)
@@ -140,7 +140,7 @@ def push(image_name: str, destination: str, engine: str | None) -> None:
 @_ENGINE
 def sbom(image_name: str, out: Path, engine: str | None) -> None:
     """List the parts of IMAGE, with versions and licenses, as CycloneDX (JSON). Needs syft."""
-    from rhapsody.deploy.image_ship import write_sbom  # noqa: PLC0415
+    from rhapsody.deploy.image.ship import write_sbom  # noqa: PLC0415
 
     with errors_told():
         write_sbom(image_name, out, engine, _say_on_stderr)
@@ -156,7 +156,7 @@ def sbom(image_name: str, out: Path, engine: str | None) -> None:
 @_ENGINE
 def inspect(image_name: str, as_json: bool, engine: str | None) -> None:
     """Show what IMAGE is: version, size, architecture, what it was built from."""
-    from rhapsody.deploy.image_facts import look  # noqa: PLC0415
+    from rhapsody.deploy.image.facts import look  # noqa: PLC0415
 
     with errors_told():
         facts = look(image_name, engine)

@@ -14,7 +14,7 @@ from rhapsody.cli.target import errors_told
 from rhapsody.errors import SpecError
 
 if TYPE_CHECKING:
-    from rhapsody.deploy.site import SiteProfile
+    from rhapsody.deploy.sites.profile import SiteProfile
 
 _EPILOG = """\b
 Examples:
@@ -41,7 +41,7 @@ def sites() -> None:
 def list_command(context: click.Context, as_json: bool) -> None:
     """List the sites that have a profile. Of two with the same name, the one that is found first counts."""
     from rhapsody.cli.sites_view import columns  # noqa: PLC0415 - keeps `--help` quick
-    from rhapsody.deploy.profiles import find_sites, load_site  # noqa: PLC0415
+    from rhapsody.deploy.sites.loading import find_sites, load_site  # noqa: PLC0415
 
     rows, faults = [], []
     with errors_told():
@@ -73,7 +73,7 @@ Examples:
 
 def _complete(_context: click.Context, _argument: click.Parameter, begun: str) -> list[str]:
     """Return the names of sites that begin so, for the shell."""
-    from rhapsody.deploy.profiles import find_sites  # noqa: PLC0415
+    from rhapsody.deploy.sites.loading import find_sites  # noqa: PLC0415
 
     return [file.name for file in find_sites() if file.name.startswith(begun)]
 
@@ -89,7 +89,7 @@ def show(name: str, as_json: bool, markdown: bool) -> None:
     others; L, one user; U, nobody.
     """
     from rhapsody.cli.sites_view import show as render  # noqa: PLC0415
-    from rhapsody.deploy.site_page import render_page  # noqa: PLC0415
+    from rhapsody.deploy.sites.page import render_page  # noqa: PLC0415
 
     if as_json and markdown:
         raise click.UsageError("--json and --markdown exclude each other; give one")
@@ -109,8 +109,8 @@ def show(name: str, as_json: bool, markdown: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it for programs.")
 def validate(file: Path, as_json: bool) -> None:
     """Check a profile: FILE with those that it extends. Each fault is told with its line and what to do."""
-    from rhapsody.deploy.profiles import load_site_file  # noqa: PLC0415
-    from rhapsody.deploy.validation import profile_warnings  # noqa: PLC0415
+    from rhapsody.deploy.sites.loading import load_site_file  # noqa: PLC0415
+    from rhapsody.deploy.validation.rules import profile_warnings  # noqa: PLC0415
 
     with errors_told():
         profile = load_site_file(file)
@@ -127,7 +127,7 @@ def validate(file: Path, as_json: bool) -> None:
 @sites.command(epilog="\b\nExample:\n  rhapsody sites schema > site.schema.json")
 def schema() -> None:
     """Print the JSON schema of a profile, for editors and other programs."""
-    from rhapsody.deploy.profiles import json_schema  # noqa: PLC0415
+    from rhapsody.deploy.sites.loading import json_schema  # noqa: PLC0415
 
     click.echo(json.dumps(json_schema(), indent=2))
 
@@ -152,9 +152,9 @@ def init(name: str, out: str | None, scheduler: str | None) -> None:
 
     Run it where you submit jobs. It asks scontrol, or qstat and pbsnodes, or lscpu, each once. Check what it wrote.
     """
-    from rhapsody.deploy.profiles import require_name, write_draft  # noqa: PLC0415
-    from rhapsody.deploy.site import SchedulerKind  # noqa: PLC0415
-    from rhapsody.deploy.site_probe import detect, draft  # noqa: PLC0415
+    from rhapsody.deploy.sites.loading import require_name, write_draft  # noqa: PLC0415
+    from rhapsody.deploy.sites.probe import detect, draft  # noqa: PLC0415
+    from rhapsody.deploy.sites.profile import SchedulerKind  # noqa: PLC0415
 
     with errors_told():
         require_name(name)
@@ -167,7 +167,7 @@ def init(name: str, out: str | None, scheduler: str | None) -> None:
 
 
 def _load(name: str) -> SiteProfile:
-    from rhapsody.deploy.profiles import load_site, load_site_file  # noqa: PLC0415
+    from rhapsody.deploy.sites.loading import load_site, load_site_file  # noqa: PLC0415
 
     with errors_told():
         return load_site_file(Path(name)) if name.endswith(".yaml") else load_site(name)

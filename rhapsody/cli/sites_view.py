@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rhapsody.deploy.site_sections import CONFIDENCE_WORDS, Section, Table, sections_of
+from rhapsody.deploy.sites.sections import CONFIDENCE_WORDS, Section, Table, sections_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rhapsody.deploy.site import SiteProfile
+    from rhapsody.deploy.sites.profile import SiteProfile
 
 _GAP = "  "
 _LEAST_WIDTH = 60

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from rhapsody.deploy.login_node import this_host
-from rhapsody.deploy.site import SchedulerKind
+from rhapsody.deploy.sites.profile import SchedulerKind
 from rhapsody.errors import SpecError
 from rhapsody.node.files import write_whole
 from rhapsody.services.endpoints import NODE
@@ -20,7 +20,7 @@ from rhapsody.services.endpoints import NODE
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rhapsody.deploy.site import SiteProfile
+    from rhapsody.deploy.sites.profile import SiteProfile
     from rhapsody.services.endpoints import Endpoint
 
 _THIS_MACHINE = frozenset({"localhost", "127.0.0.1"})

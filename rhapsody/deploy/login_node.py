@@ -6,13 +6,13 @@ import socket
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from rhapsody.deploy.profiles import find_sites, load_site
+from rhapsody.deploy.sites.loading import find_sites, load_site
 from rhapsody.errors import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from rhapsody.deploy.site import SiteProfile
+    from rhapsody.deploy.sites.profile import SiteProfile
 
 
 def this_host() -> str:

@@ -11,23 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rhapsody
-from rhapsody.deploy.container_image import digest_of, image_for
-from rhapsody.deploy.image_facts import architecture_doubt
+from rhapsody.deploy.image.facts import architecture_doubt
+from rhapsody.deploy.image.named import digest_of, image_for
 from rhapsody.deploy.records import SCRIPT, Cost, How, Record
-from rhapsody.deploy.render import render_script
 from rhapsody.deploy.schedulers.choice import held_job
-from rhapsody.deploy.script_site import Deployment, JobOptions, script_for
-from rhapsody.deploy.site import SchedulerKind
-from rhapsody.deploy.validation import held, resolve
+from rhapsody.deploy.script.from_site import Deployment, JobOptions, script_for
+from rhapsody.deploy.script.render import render_script
+from rhapsody.deploy.sites.profile import SchedulerKind
+from rhapsody.deploy.validation.rules import held, resolve
 from rhapsody.errors import SpecError
 from rhapsody.session.run_folder import name_run_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rhapsody.deploy.script import ScriptRequest
-    from rhapsody.deploy.site import SiteProfile
-    from rhapsody.deploy.validation_request import Request, Resolved
+    from rhapsody.deploy.script.request import ScriptRequest
+    from rhapsody.deploy.sites.profile import SiteProfile
+    from rhapsody.deploy.validation.request import Request, Resolved
 
 SIGNATURE = "async def campaign(session, args)"
 

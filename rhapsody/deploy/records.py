@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from rhapsody.deploy.script import ScriptRequest
-from rhapsody.deploy.site import SiteProfile
+from rhapsody.deploy.script.request import ScriptRequest
+from rhapsody.deploy.sites.profile import SiteProfile
 from rhapsody.errors import SpecError
 from rhapsody.model.allocation import FrozenModel
 from rhapsody.node.files import write_whole

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rhapsody.deploy.planning import Plan
     from rhapsody.deploy.schedulers.batch import BatchSystem
-    from rhapsody.deploy.site import SiteProfile
+    from rhapsody.deploy.sites.profile import SiteProfile
 
 _HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 

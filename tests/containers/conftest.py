@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from rhapsody.deploy.image_build import make_sif
-from rhapsody.deploy.image_engine import Use, find_engine
+from rhapsody.deploy.image.build import make_sif
+from rhapsody.deploy.image.engine import Use, find_engine
 from tests.containers.engine import rhapsody_image, run
 from tests.requirements import needs_command
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rhapsody.deploy.assets import asset_folder
-from rhapsody.deploy.profiles import load_site_file
-from rhapsody.deploy.render import render_script
-from rhapsody.deploy.script_site import CollectivesUse, Deployment, script_for
-from rhapsody.deploy.validation import resolve
-from rhapsody.deploy.validation_request import Request
+from rhapsody.deploy.script.from_site import CollectivesUse, Deployment, script_for
+from rhapsody.deploy.script.render import render_script
+from rhapsody.deploy.sites.loading import load_site_file
+from rhapsody.deploy.validation.request import Request
+from rhapsody.deploy.validation.rules import resolve
 
 FOLDER = Path(__file__).parent
 RUN_DIR = "/project/runs/hybrid_campaign-20261121-120000-1a2b"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rhapsody.deploy.profiles import find_sites, load_site
-from rhapsody.deploy.site import SchedulerKind
+from rhapsody.deploy.sites.loading import find_sites, load_site
+from rhapsody.deploy.sites.profile import SchedulerKind
 from tests.batch_job import complaints
 from tests.golden.cases import CASES, FOLDER, file_of
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rhapsody.deploy.profiles import SITE_PATH, load_site
-from rhapsody.deploy.render import render_script
-from rhapsody.deploy.script_site import Deployment, script_for
-from rhapsody.deploy.validation import resolve
-from rhapsody.deploy.validation_request import Request
+from rhapsody.deploy.script.from_site import Deployment, script_for
+from rhapsody.deploy.script.render import render_script
+from rhapsody.deploy.sites.loading import SITE_PATH, load_site
+from rhapsody.deploy.validation.request import Request
+from rhapsody.deploy.validation.rules import resolve
 from rhapsody.session.run_folder import create_run_folder
 from tests.eventually import eventually
 from tests.slurm.cluster import ACCOUNT

@@ -9,7 +9,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rhapsody.deploy.quoting import check
+from rhapsody.deploy.script.quoting import check
 from rhapsody.errors import BackendError, SpecError, unknown_name
 from rhapsody.session.machine_commands import CommandFailed, CommandMissing, plain_answers
 

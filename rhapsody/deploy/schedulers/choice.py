@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rhapsody.deploy.quoting import check
 from rhapsody.deploy.schedulers.pbs import Pbs
 from rhapsody.deploy.schedulers.slurm import Slurm
-from rhapsody.deploy.site import SchedulerKind
+from rhapsody.deploy.script.quoting import check
+from rhapsody.deploy.sites.profile import SchedulerKind
 from rhapsody.errors import SpecError
 
 if TYPE_CHECKING:

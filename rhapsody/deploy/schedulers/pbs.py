@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from rhapsody.deploy.quoting import check
 from rhapsody.deploy.schedulers import interactive, pbs_answers
 from rhapsody.deploy.schedulers.ask import (
     LIMIT_S,
@@ -20,6 +19,7 @@ from rhapsody.deploy.schedulers.ask import (
 )
 from rhapsody.deploy.schedulers.batch import JobLook, JobPhase
 from rhapsody.deploy.schedulers.pbs_refusals import PASSING, SPEC
+from rhapsody.deploy.script.quoting import check
 from rhapsody.errors import BackendError, SpecError
 from rhapsody.session.machine_commands import CommandError, CommandFailed, CommandMissing, ask
 

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from rhapsody.cli.connect import connect
-from rhapsody.deploy.profiles import load_site
 from rhapsody.deploy.records import How, Record, write_record
-from rhapsody.deploy.script import ScriptRequest
+from rhapsody.deploy.script.request import ScriptRequest
+from rhapsody.deploy.sites.loading import load_site
 from rhapsody.services.endpoints import Endpoint, publish
 
 if TYPE_CHECKING:

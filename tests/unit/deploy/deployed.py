@@ -6,9 +6,9 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from rhapsody.deploy.profiles import load_site
 from rhapsody.deploy.records import How, Record, write_record
-from rhapsody.deploy.script import script_request
+from rhapsody.deploy.script.request import script_request
+from rhapsody.deploy.sites.loading import load_site
 from rhapsody.session.run_folder import make_run_folder, write_description
 from tests.golden.requests import PLAIN
 

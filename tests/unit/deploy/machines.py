@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from rhapsody.deploy.doctor import Finding, Patient
-from rhapsody.deploy.profiles import load_site_file
+from rhapsody.deploy.doctor.examination import Finding, Patient
+from rhapsody.deploy.sites.loading import load_site_file
 from tests.unit.deploy.texts import ABOUT, write
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rhapsody.deploy.site import SiteProfile
+    from rhapsody.deploy.sites.profile import SiteProfile
 
 SLURM = f"""\
 schema: 1

@@ -11,7 +11,7 @@ import pytest
 
 from rhapsody.deploy.connect import way_to, write_endpoint_file
 from rhapsody.deploy.login_node import this_host
-from rhapsody.deploy.profiles import load_site
+from rhapsody.deploy.sites.loading import load_site
 from rhapsody.errors import SpecError
 from rhapsody.services.endpoints import Endpoint
 from tests.unit.deploy.machines import SLURM

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from rhapsody.deploy.image_engine import own_architecture
+from rhapsody.deploy.image.engine import own_architecture
 from rhapsody.deploy.planning import Order, nodes_held, plan, require_campaign
-from rhapsody.deploy.profiles import load_site
 from rhapsody.deploy.records import How
-from rhapsody.deploy.validation_request import Request
+from rhapsody.deploy.sites.loading import load_site
+from rhapsody.deploy.validation.request import Request
 from rhapsody.errors import SpecError
 
 CAMPAIGN = "async def campaign(session, args):\n    pass\n"

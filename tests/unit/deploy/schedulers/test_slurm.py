@@ -11,7 +11,7 @@ from rhapsody.deploy.schedulers.batch import BatchSystem, JobPhase
 from rhapsody.deploy.schedulers.choice import batch_system, held_job
 from rhapsody.deploy.schedulers.slurm import Slurm
 from rhapsody.deploy.schedulers.slurm_answers import SEPARATOR
-from rhapsody.deploy.site import SchedulerKind
+from rhapsody.deploy.sites.profile import SchedulerKind
 from rhapsody.errors import BackendError, SpecError
 from tests.unit.deploy.schedulers.conftest import RECORDED
 

@@ -1,0 +1,1 @@
+"""The container image: built, tried, described and sent; and what runs inside."""

@@ -1,0 +1,1 @@
+"""Batch scripts: what they are made from, and their text."""

@@ -1,0 +1,1 @@
+"""Profiles of sites: what is known of machines, and who says so."""
