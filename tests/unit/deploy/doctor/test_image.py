@@ -88,7 +88,7 @@ def test_an_image_in_memory_of_this_node_is_wrong_for_jobs(machine: Machine) -> 
 
 
 def test_the_name_of_an_image_cannot_be_told(machine: Machine) -> None:
-    assert found(machine, image="docker://ghcr.io/x/y:1")["image"].verdict is Health.CANNOT_TELL
+    assert found(machine, image="docker://registry.example.org/x/y:1")["image"].verdict is Health.CANNOT_TELL
 
 
 def engines(entry: str) -> str:
