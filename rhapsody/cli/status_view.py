@@ -89,8 +89,14 @@ def _facts(found: RunStatus) -> Iterator[tuple[str, str]]:
     if not found.journaled and found.condition is not Condition.SUBMITTED:
         yield "journal", "none: single tasks cannot be told of"
     yield "journal", f"breaks off in {found.tail}" if found.tail else ""
+    yield from _services(found)
     if found.may_go_on:
         yield "go on with", f"rhapsody run --resume {found.run_dir}"
+
+
+def _services(found: RunStatus) -> Iterator[tuple[str, str]]:
+    for service in found.services:
+        yield "service", f"{service.name} at {service.url}; from elsewhere: rhapsody connect {found.uid} {service.name}"
 
 
 def _counts(found: RunStatus) -> str:
@@ -163,6 +169,7 @@ def as_dict(found: RunStatus, job: JobStatus | None = None) -> dict[str, Any]:
             {"session": s.number, "host": s.host, "began_s": _seconds(s.began_ns), "last_event_s": _seconds(s.last_ns)}
             for s in found.sessions
         ],
+        "services": [{"name": s.name, "url": s.url, "node": s.node, "models": list(s.models)} for s in found.services],
         "damage": list(found.damage),
     }
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rhapsody.errors import JournalError, SpecError
 from rhapsody.model.event import State
 from rhapsody.node.processes import started_at
+from rhapsody.services.endpoints import read_endpoints
 from rhapsody.session.lease import Holder, local_boot, read_holder
 from rhapsody.telemetry.reader import JournalReader
 from rhapsody.telemetry.tally import OneSession, Tally
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from rhapsody.services.endpoints import Endpoint
     from rhapsody.telemetry.reader import JournalTail
     from rhapsody.telemetry.tally import OneCause, OneKind
 
@@ -65,6 +67,7 @@ class RunStatus:
         journaled: Whether there is a journal, and it was read.
         damage: Where the journal is damaged, with file and offset.
         tail: Where it breaks off, as a crash leaves it; empty where it does not.
+        services: What of the run can be reached, by name.
     """
 
     run_dir: Path
@@ -81,6 +84,7 @@ class RunStatus:
     journaled: bool = False
     damage: tuple[str, ...] = ()
     tail: str = ""
+    services: tuple[Endpoint, ...] = ()
 
     @property
     def uid(self) -> str:
@@ -182,6 +186,7 @@ class RunWatcher:
             journaled=journaled,
             damage=tuple(self._damage),
             tail=_place(tail) if tail is not None and condition is Condition.CRASHED else "",
+            services=tuple(read_endpoints(self._run_dir)) if condition is Condition.RUNNING else (),
         )
 
     def _read_journal(self) -> bool:

@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+from rhapsody.services.endpoints import Endpoint, publish
 from tests.eventually import eventually
 from tests.integration.command import WITHIN_S
 from tests.integration.looking import GATED, Gated, next_line, rhapsody, runs_of, started
@@ -52,6 +53,17 @@ async def test_a_running_run_is_shown_with_what_runs_and_what_failed(command: Co
     assert "9 DONE  1 FAILED" in ended.out
     assert re.search(r"runs for\n +2x +\d:\d\d  sh\n", ended.out)
     assert re.search(r"\n +1  exception  task\.\d{6}: ValueError: no such residue\n", ended.out)
+
+
+async def test_services_of_a_running_run_are_shown_beside_it(command: Command) -> None:
+    run = await Gated(command).up()
+    publish(run.run_dir, Endpoint(name="store", url="http://node7:6379", node="node7", port=6379))
+
+    shown = await rhapsody(command.folder, "status")
+    told = await status_of(command.folder)
+
+    assert "service     store at http://node7:6379; from elsewhere: rhapsody connect " in shown.out
+    assert told["services"] == [{"name": "store", "url": "http://node7:6379", "node": "node7", "models": []}]
 
 
 async def test_a_running_run_is_told_to_programs(command: Command) -> None:
