@@ -79,6 +79,7 @@ async def test_closing_ends_all_and_leaves_nothing(
     memory_before = shared_memory()
     session = await new_session(cores=3)
     tasks = await fill(session, tmp_path)
+    await tasks[2]  # its child goes on
 
     await session.aclose()
 

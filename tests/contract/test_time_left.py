@@ -66,7 +66,7 @@ async def test_nothing_that_runs_longer_than_expected_of_its_like_is_begun_and_n
         work.spin(0.3)
         work.note(ledger, f"end {number}")
 
-    async with new_session(cores=1, walltime_s=4) as session:
+    async with new_session(cores=1, walltime_s=6) as session:
         await session.submit(ComputeTask(step, args=(number,)) for number in range(100))
         await session.wait()
 
@@ -86,7 +86,7 @@ async def test_items_of_an_array_are_begun_only_where_they_end_in_time(new_sessi
         work.spin(0.1)
         work.note(ledger, f"end {number}")
 
-    async with new_session(cores=1, walltime_s=4) as session:
+    async with new_session(cores=1, walltime_s=6) as session:
         array = await session.map(step, range(200), chunk=15, duration_s=0.2)
         await session.wait()
 
