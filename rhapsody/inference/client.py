@@ -172,7 +172,7 @@ class Client:
             )
         try:
             return await _checked(response, uid)
-        except BaseException:
+        except BaseException:  # cancellation too: the server stops when the connection closes
             response.close()
             raise
 

@@ -295,7 +295,7 @@ class Router:
         try:
             await _require_answer(member.replica, reply)
             body = await (reply.whole() if whole else reply.part())
-        except BaseException as exc:
+        except BaseException as exc:  # cancellation too: the server stops when the connection closes
             reply.close()
             if isinstance(exc, RequestRefusedError | InferenceError):
                 member.breaker.progressed()

@@ -93,17 +93,11 @@ class Session:
     ) -> None:
         _require_count("cores", cores)
         _require_count("gpus", gpus)
-        if allocation is None:
-            cores = cores if cores is not None else _count_from("RHAPSODY_CORES")
-            gpus = gpus if gpus is not None else _count_from("RHAPSODY_GPUS")
-            allocation = find_allocation(cores, gpus)
-        elif cores is not None or gpus is not None:
-            raise SpecError("Session(allocation=…) says what exists; leave out cores and gpus")
-        self.allocation = allocation
+        self.allocation = _supply(allocation, cores, gpus)
         """Nodes of the session."""
         self._policy = policy or Policy()
         self._notify = Notices(notify or _say)
-        self._backend = choose_backend(backend, allocation, self._notify)
+        self._backend = choose_backend(backend, self.allocation, self._notify)
         self._run = Run(
             name,
             runs,
@@ -427,6 +421,17 @@ class Session:
     def backend_name(self) -> str:
         """Name of the runtime that was chosen."""
         return self._backend.name
+
+
+def _supply(allocation: Allocation | None, cores: int | None, gpus: int | None) -> Allocation:
+    """Return the nodes that a session uses: those given, else those found, with so many cores and GPUs of each."""
+    if allocation is None:
+        cores = cores if cores is not None else _count_from("RHAPSODY_CORES")
+        gpus = gpus if gpus is not None else _count_from("RHAPSODY_GPUS")
+        return find_allocation(cores, gpus)
+    if cores is not None or gpus is not None:
+        raise SpecError("Session(allocation=…) says what exists; leave out cores and gpus")
+    return allocation
 
 
 def _count_from(variable: str) -> int | None:

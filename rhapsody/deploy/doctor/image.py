@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rhapsody.deploy.doctor.finding import BATCH, Finding, answer, cannot_tell, ok, rounded, warning, wrong
 from rhapsody.deploy.doctor.mounts import Reach, place_of
+from rhapsody.deploy.image.sif import HEAD_BYTES, architecture_of, is_sif
 from rhapsody.deploy.sites.container import EngineName
 from rhapsody.session.machine_commands import CommandError
 
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
     from rhapsody.deploy.sites.container import Engine
     from rhapsody.deploy.sites.profile import SiteProfile
 
-# Source: Singularity Image Format, version 01: 32 bytes of launch script, 10 of magic, 3 of version, 3 of architecture.
-_MAGIC = slice(32, 42)
-_ARCHITECTURE = slice(45, 47)
-_ARCHITECTURES = {b"01": "i686", b"02": "x86_64", b"04": "aarch64", b"06": "ppc64le", b"11": "s390x", b"12": "riscv64"}
-_SIF = b"SIF_MAGIC\0"
 _SQUASHFS = b"hsqs"
 _BUILD = "build one: apptainer build image.sif docker://NAME"
 
@@ -102,7 +98,7 @@ def image(profile: SiteProfile, patient: Patient, path: Path) -> Iterator[Findin
     else:
         try:
             with path.open("rb") as file:
-                head, size = file.read(64), os.fstat(file.fileno()).st_size
+                head, size = file.read(HEAD_BYTES), os.fstat(file.fileno()).st_size
         except FileNotFoundError:
             yield wrong(name, f"{path} is not there", f"correct --image, or {_BUILD}")
             return
@@ -128,11 +124,12 @@ def _kind(path: Path, head: bytes, size: int, *, surely: bool) -> Finding:
     name, shown = "image", f"{path}, {rounded(size)}"
     if head.startswith(_SQUASHFS):
         return cannot_tell(name, f"{shown}: an old image, which does not say for which machines it is", _BUILD)
-    if head[_MAGIC] != _SIF:
+    if not is_sif(head):
         return wrong(name, f"{shown}: no image of Apptainer", f"correct --image, or {_BUILD}")
-    made_for, here = _ARCHITECTURES.get(head[_ARCHITECTURE]), platform.machine()
-    if made_for is None:
+    architecture, here = architecture_of(head), platform.machine()
+    if architecture is None:
         return cannot_tell(name, f"{shown}: it does not say for which machines it is", f"apptainer inspect {path}")
+    made_for = architecture.machine
     if made_for != here:
         text, fix = f"{shown}: made for {made_for}, and this is {here}", f"build it on a machine with {here}"
         return wrong(name, text, fix) if surely else warning(name, text, f"{fix}, unless compute nodes are {made_for}")

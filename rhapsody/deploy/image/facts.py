@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from rhapsody.deploy.image.engine import Use, ask, find_apptainer, find_engine, own_architecture, require_reference
 from rhapsody.deploy.image.named import image_for
+from rhapsody.deploy.image.sif import HEAD_BYTES, architecture_of, is_sif
 from rhapsody.errors import BackendError, SpecError
 from rhapsody.model.allocation import FrozenModel
 
@@ -20,9 +21,6 @@ MOST_BYTES = 700 * 10**6
 """The plain image stays below this, uncompressed."""
 
 _LABELS = "org.opencontainers.image."
-# Source: Singularity Image Format, version 01: 32 bytes of launch script, 10 of magic, 3 of version, 3 of architecture.
-_SIF_MAGIC = b"SIF_MAGIC\0"
-_SIF_ARCHITECTURES = {b"02": "amd64", b"04": "arm64", b"06": "ppc64le", b"11": "s390x", b"12": "riscv64"}
 
 
 class ImageFacts(FrozenModel):
@@ -167,14 +165,15 @@ def sif_architecture(path: Path) -> str | None:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(HEAD_BYTES)
     except OSError as exc:
         raise SpecError(f"the image {path} cannot be read: {exc.strerror}") from exc
-    if head[32:42] != _SIF_MAGIC:
+    if not is_sif(head):
         raise SpecError(
             f"{path} is no image of Apptainer; make one: rhapsody image build --sif {path.with_suffix('.sif').name}"
         )
-    return _SIF_ARCHITECTURES.get(head[45:47])
+    made_for = architecture_of(head)
+    return made_for.image if made_for else None
 
 
 def architecture_doubt(image: str) -> str | None:

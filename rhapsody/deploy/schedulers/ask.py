@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rhapsody.deploy.script.quoting import check
 from rhapsody.errors import BackendError, SpecError, unknown_name
-from rhapsody.session.machine_commands import CommandFailed, CommandMissing, plain_answers
+from rhapsody.session.machine_commands import CommandFailed, CommandMissing, ask, plain_answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -83,6 +83,26 @@ def signal_name(name: str) -> str:
     if bare not in valid:
         raise unknown_name("signal", name, valid)
     return bare
+
+
+def cancel(command: str, job_id: str, limit_s: float, *, not_yours: re.Pattern[str], over: re.Pattern[str]) -> None:
+    """Ask for the end of a job: see `BatchSystem.cancel`.
+
+    Args:
+        command: That does so, given the id.
+        job_id: Of the job.
+        limit_s: Seconds that it may take.
+        not_yours: How it says that the job is somebody else's.
+        over: How it says that there is nothing left to end.
+    """
+    (job_id,) = checked_ids([job_id])
+    try:
+        ask([command, job_id], limit_s=limit_s, environ=asking_environ())
+    except CommandFailed as exc:
+        if not_yours.search(exc.stderr):
+            raise SpecError(f"job {job_id} is not yours to cancel. {command} said: {own_words(exc)}") from exc
+        if not over.search(exc.stderr):
+            raise
 
 
 def refused(

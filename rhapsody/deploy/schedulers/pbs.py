@@ -9,6 +9,7 @@ from rhapsody.deploy.schedulers import interactive, pbs_answers
 from rhapsody.deploy.schedulers.ask import (
     LIMIT_S,
     asking_environ,
+    cancel,
     checked_ids,
     missing_commands,
     not_here,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 _UNKNOWN_JOB = re.compile(r"unknown job id", re.IGNORECASE)
 _NO_HISTORY = re.compile(r"not configured to maintain job history", re.IGNORECASE)
 _OVER = re.compile(r"unknown job id|job has finished|delete already in progress|invalid for state", re.IGNORECASE)
+_NOT_YOURS = re.compile(r"unauthorized request", re.IGNORECASE)
 _FORGOTTEN = (
     "PBS does not know this job: it ended longer ago than PBS remembers, or a routing queue threw it away because"
     " no queue behind it takes such a job"
@@ -113,14 +115,7 @@ class Pbs:
 
     def cancel(self, job_id: str) -> None:
         """Ask for the end of a job: see `BatchSystem.cancel`."""
-        (job_id,) = checked_ids([job_id])
-        try:
-            ask(["qdel", job_id], limit_s=self._limit_s, environ=asking_environ())
-        except CommandFailed as exc:
-            if re.search(r"unauthorized request", exc.stderr, re.IGNORECASE):
-                raise SpecError(f"job {job_id} is not yours to cancel. qdel said: {own_words(exc)}") from exc
-            if not _OVER.search(exc.stderr):
-                raise
+        cancel("qdel", job_id, self._limit_s, not_yours=_NOT_YOURS, over=_OVER)
 
     def interactive(self, script_text: str) -> list[str]:
         """Return the words of a `qsub -I` command: see `BatchSystem.interactive`."""

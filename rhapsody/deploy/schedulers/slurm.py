@@ -9,6 +9,7 @@ from rhapsody.deploy.schedulers import interactive, slurm_answers
 from rhapsody.deploy.schedulers.ask import (
     LIMIT_S,
     asking_environ,
+    cancel,
     checked_ids,
     missing_commands,
     not_here,
@@ -40,6 +41,7 @@ _SIGNAL_LIMIT_S = 20.0
 _FORGOTTEN = re.compile(
     r"invalid job id|already completing or completed|already finished|job has already", re.IGNORECASE
 )
+_NOT_YOURS = re.compile(r"permission denied|invalid user id", re.IGNORECASE)
 _NO_ACCOUNTING = re.compile(r"accounting storage is disabled|slurm_persist|accounting_storage/none", re.IGNORECASE)
 _TEST = re.compile(r"Job \d+ to start at (\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d (.+)")
 
@@ -144,14 +146,7 @@ class Slurm:
 
     def cancel(self, job_id: str) -> None:
         """Ask for the end of a job: see `BatchSystem.cancel`."""
-        (job_id,) = checked_ids([job_id])
-        try:
-            ask(["scancel", job_id], limit_s=self._limit_s, environ=asking_environ())
-        except CommandFailed as exc:
-            if re.search(r"permission denied|invalid user id", exc.stderr, re.IGNORECASE):
-                raise SpecError(f"job {job_id} is not yours to cancel. scancel said: {own_words(exc)}") from exc
-            if not _FORGOTTEN.search(exc.stderr):
-                raise
+        cancel("scancel", job_id, self._limit_s, not_yours=_NOT_YOURS, over=_FORGOTTEN)
 
     def interactive(self, script_text: str) -> list[str]:
         """Return the words of a salloc command: see `BatchSystem.interactive`."""
