@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import inspect
 import os
-import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rhapsody.backends.campaign_module import FILE_VARIABLE, MODULE_NAME
 from rhapsody.cli.faults import trimmed_traceback
 from rhapsody.errors import SpecError
+from rhapsody.session.campaign_file import SIGNATURE, existing_campaign
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+    from pathlib import Path
     from types import ModuleType
 
     from rhapsody.session.session import Session
 
     Campaign = Callable[[Session, list[str]], Coroutine[Any, Any, object]]
 
-SIGNATURE = "async def campaign(session, args)"
-
-_DEFINITION = re.compile(rb"^async def campaign\b", re.MULTILINE)
-_FILES_LOOKED_AT = 200
 _NAMES_SHOWN = 5
 
 
@@ -40,37 +35,8 @@ def load_campaign(path: Path) -> Campaign:
         SpecError: There is no such file, it does not import, or it has no coroutine function `campaign` of two
             arguments.
     """
-    file = _existing(path).resolve()
+    file = existing_campaign(path).resolve()
     return _campaign_of(_import(file), file)
-
-
-def _existing(path: Path) -> Path:
-    if path.is_dir():
-        raise SpecError(f"{path} is a folder, not a campaign file; {_suggestion(path, '')}")
-    if not path.exists():
-        raise SpecError(f"campaign file {path} does not exist; {_suggestion(path.parent, path.name)}")
-    if path.suffix != ".py":
-        raise SpecError(f"campaign file {path} does not end in .py; rename it, so that Python can import it")
-    return path
-
-
-def _suggestion(folder: Path, name: str) -> str:
-    """Return which campaign files a folder has, those with a similar name first."""
-    if not folder.is_dir():
-        return f"nor does its folder; you are in {Path.cwd()}"
-    found = [file for file in sorted(folder.glob("*.py"))[:_FILES_LOOKED_AT] if _looks_like_campaign(file)]
-    if not found:
-        return f"no *.py in {folder.resolve()} has `{SIGNATURE}`"
-    found.sort(key=lambda file: -difflib.SequenceMatcher(None, file.name, name).ratio())
-    more = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
-    return f"campaigns in that folder: {', '.join(map(str, found[:_NAMES_SHOWN]))}{more}"
-
-
-def _looks_like_campaign(file: Path) -> bool:
-    try:
-        return _DEFINITION.search(file.read_bytes()) is not None
-    except OSError:
-        return False
 
 
 def _import(file: Path) -> ModuleType:

@@ -49,14 +49,16 @@ def cancel(
     waits is taken out of the queue; one that runs is asked to end the campaign in good order first.
     """
     from rhapsody.cli.ending import end_run, only_running  # noqa: PLC0415 - keeps `--help` quick
-    from rhapsody.cli.ending_job import batch_system_of, end_job  # noqa: PLC0415
+    from rhapsody.cli.ending_job import end_job  # noqa: PLC0415
+    from rhapsody.cli.job import system_of  # noqa: PLC0415
+    from rhapsody.deploy.records import read_record  # noqa: PLC0415
     from rhapsody.session.status import Condition, outline  # noqa: PLC0415
 
     usual_s = DRAIN_WITHIN_S if drain else STOP_WITHIN_S
     limit = (usual_s if limit_s is None else limit_s) if wait else None
     with errors_told():
         folder = find_run(target, runs) if target is not None else only_running(runs)
-        system = batch_system_of(folder)
+        system = system_of(read_record(folder))
         if system is None or (drain and outline(folder).condition is Condition.RUNNING):
             context.exit(end_run(folder, drain=drain, limit_s=limit))
         context.exit(end_job(folder, system, limit))

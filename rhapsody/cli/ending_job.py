@@ -9,9 +9,8 @@ import click
 
 from rhapsody.cli.faults import OTHER_ERROR
 from rhapsody.cli.job import job_line, job_watcher
-from rhapsody.deploy.records import EventKind, How, note_event, read_record
+from rhapsody.deploy.records import EventKind, note_event
 from rhapsody.deploy.schedulers.batch import JobPhase
-from rhapsody.deploy.schedulers.choice import batch_system
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,19 +21,6 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.5
 KILLED_WITHIN_S = 60.0
 """So long a job may take to be gone once the batch system is to end it."""
-
-
-def batch_system_of(folder: Path) -> BatchSystem | None:
-    """Return the batch system that has the job of a run; None where there is no such job, or its commands are not here.
-
-    Raises:
-        SpecError: What is kept of the deployment is damaged.
-    """
-    record = read_record(folder)
-    if record is None or record.how is not How.BATCH:
-        return None
-    system = batch_system(record.profile.scheduler.kind)
-    return None if system.missing() else system
 
 
 def end_job(folder: Path, system: BatchSystem, limit_s: float | None) -> int:

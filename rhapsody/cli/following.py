@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from rhapsody.cli.faults import OTHER_ERROR, OUT_OF_TIME
-from rhapsody.cli.job import job_line, job_watcher
+from rhapsody.cli.job import all_is_over, job_line, job_watcher
 from rhapsody.cli.progress import line_of
 from rhapsody.cli.status_view import as_dict, look_of, render
 from rhapsody.deploy.schedulers.batch import JobPhase
@@ -44,9 +44,7 @@ class Both(NamedTuple):
     @property
     def is_over(self) -> bool:
         """Whether nothing goes on, nor will."""
-        if self.job is None:
-            return self.run.is_over
-        return self.job.is_over or (self.job.phase is JobPhase.FORGOTTEN and self.run.is_over)
+        return all_is_over(self.job, run_is_over=self.run.is_over)
 
     @property
     def exit_code(self) -> int:

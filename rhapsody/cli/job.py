@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rhapsody.deploy.records import Record
-    from rhapsody.deploy.schedulers.batch import JobLook
+    from rhapsody.deploy.schedulers.batch import BatchSystem, JobLook
     from rhapsody.deploy.watching import JobStatus
 
 PHASE_COLOURS = {
@@ -34,21 +34,22 @@ NO_JOB = "local"
 """What the script of a run without a batch system calls itself."""
 
 
-def job_watcher(run_dir: Path, *, ask: bool = True) -> JobWatcher | None:
-    """Return what looks at the job of a run; None for a run that was not deployed.
+def system_of(record: Record | None) -> BatchSystem | None:
+    """Return the batch system that has the job of a deployment; None where none has, or its commands are not here."""
+    if record is None or record.how is not How.BATCH:
+        return None
+    system = batch_system(record.profile.scheduler.kind)
+    return None if system.missing() else system
 
-    Args:
-        run_dir: The run folder.
-        ask: Whether the batch system may be asked.
+
+def job_watcher(run_dir: Path) -> JobWatcher | None:
+    """Return what looks at the job of a run; None for a run that was not deployed.
 
     Raises:
         SpecError: What is kept of the deployment is damaged.
     """
     record = read_record(run_dir)
-    if record is None:
-        return None
-    system = batch_system(record.profile.scheduler.kind) if ask and record.how is How.BATCH else None
-    return JobWatcher(run_dir, record, system if system is not None and not system.missing() else None)
+    return None if record is None else JobWatcher(run_dir, record, system_of(record))
 
 
 class _Told:
@@ -88,15 +89,22 @@ def jobs_of(folders: Iterable[Path]) -> dict[Path, JobStatus]:
 
 def _ask_once(records: Mapping[Path, Record], found: Mapping[Path, JobStatus]) -> dict[Path, Mapping[str, JobLook]]:
     """Return by run folder what its batch system says; nothing where that has nothing to say."""
-    kinds = {record.profile.scheduler.kind for record in records.values() if record.how is How.BATCH}
+    asked: dict[str, tuple[BatchSystem, list[Path]]] = {}
+    for folder, record in records.items():
+        if system := system_of(record):
+            asked.setdefault(system.name, (system, []))[1].append(folder)
     told: dict[Path, Mapping[str, JobLook]] = {}
-    for kind in kinds:
-        system = batch_system(kind)
-        mine = [folder for folder, record in records.items() if record.profile.scheduler.kind is kind]
+    for system, mine in asked.values():
         with suppress(BackendError):  # what is written down is shown
-            if not system.missing():
-                told |= dict.fromkeys(mine, system.look([found[folder].job_id for folder in mine]))
+            told |= dict.fromkeys(mine, system.look([found[folder].job_id for folder in mine]))
     return told
+
+
+def all_is_over(job: JobStatus | None, *, run_is_over: bool) -> bool:
+    """Return whether surely nothing goes on, nor will, given how the job is, if there is one, and the run."""
+    if job is None:
+        return run_is_over
+    return job.is_over or (job.phase is JobPhase.FORGOTTEN and run_is_over)
 
 
 def run_and_job_are_over(run_dir: Path, watcher: JobWatcher | None) -> bool:
@@ -105,10 +113,7 @@ def run_and_job_are_over(run_dir: Path, watcher: JobWatcher | None) -> bool:
     Raises:
         SpecError: The run folder cannot be read.
     """
-    if watcher is None:
-        return is_over(run_dir)
-    job = watcher.look()
-    return job.is_over or (job.phase is JobPhase.FORGOTTEN and is_over(run_dir))
+    return all_is_over(watcher.look() if watcher is not None else None, run_is_over=is_over(run_dir))
 
 
 def job_facts(job: JobStatus) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,7 @@ from rhapsody.deploy.script.render import render_script
 from rhapsody.deploy.sites.profile import SchedulerKind
 from rhapsody.deploy.validation.rules import held, resolve
 from rhapsody.errors import SpecError
+from rhapsody.session.campaign_file import SIGNATURE, existing_campaign
 from rhapsody.session.run_folder import name_run_folder
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from rhapsody.deploy.script.request import ScriptRequest
     from rhapsody.deploy.sites.profile import SiteProfile
     from rhapsody.deploy.validation.request import Request, Resolved
-
-SIGNATURE = "async def campaign(session, args)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,12 +184,8 @@ def require_campaign(file: Path) -> None:
     Raises:
         SpecError: It is not there, no Python, or has no coroutine function `campaign` of two arguments.
     """
-    if not file.is_file():
-        raise SpecError(f"campaign file {file} does not exist; you are in {Path.cwd()}")
-    if file.suffix != ".py":
-        raise SpecError(f"campaign file {file} does not end in .py; rename it, so that Python can import it")
     try:
-        tree = ast.parse(file.read_bytes(), str(file))
+        tree = ast.parse(existing_campaign(file).read_bytes(), str(file))
     except OSError as exc:
         raise SpecError(f"campaign file {file} cannot be read: {exc.strerror}") from exc
     except (SyntaxError, ValueError) as exc:
