@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,14 @@ def test_an_engine_that_no_profile_knows_shares_network_and_memory_with_the_node
 def test_an_image_file_that_is_not_there_is_refused(order: Order) -> None:
     with pytest.raises(SpecError, match=r"the image .*/x\.sif cannot be read: No such file"):
         plan(load_site("frontier", {}), replace(order, image="x.sif"))
+
+
+def test_the_record_knows_the_image_by_its_digest(order: Order, tmp_path: Path) -> None:
+    (tmp_path / "x.img").write_bytes(b"an image")
+
+    record = plan(load_site("frontier", {}), replace(order, image="x.img")).record()
+
+    assert record.image_digest == f"sha256:{hashlib.sha256(b'an image').hexdigest()}"
 
 
 def test_the_cost_is_in_the_sites_unit(order: Order) -> None:
