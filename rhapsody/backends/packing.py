@@ -126,8 +126,8 @@ class Packer:
             extra["cpus"] = cpus
         if options is DEFAULT_OPTIONS:
             return extra
-        if options.env:
-            extra["env"] = dict(options.env)
+        if options.env or options.needs:
+            extra["env"] = options.environment
         if options.cwd:
             extra["cwd"] = options.cwd
         if options.timeout_s is not None:

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from rhapsody.abc import RetryPolicy
     from rhapsody.model.policy import Policy
+    from rhapsody.model.service import Gate, Needed
 
 _numbers = itertools.count(1)
-_RESERVED_UID = re.compile(r"(task|map)\.\d+")
+_RESERVED_UID = re.compile(r"(task|map|ai)\.\d+|service\..*")
 _VALID_UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+=@:-]{0,199}")
 _PRIORITY_LIMIT = 1_000_000_000
 _NO_STDIO = Stdio()
@@ -58,9 +59,18 @@ class TaskOptions:
     when_dependency_fails: WhenDependencyFails = "fail"
     duration_s: float | None = None
     warn_s: float | None = None
+    needs: tuple[Gate, ...] = ()
 
     def __post_init__(self) -> None:
         _require_options(self)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables added to the environment: those of services that it needs, as they are now, and `env` over them."""
+        found: dict[str, str] = {}
+        for gate in self.needs:
+            found.update(gate.variables)
+        return found | dict(self.env or {})
 
 
 class Task:
@@ -246,6 +256,8 @@ class ComputeTask(Task):
             before. Unless given it is learned from what ended: see `rhapsody.scheduling.costs`.
         warn_s: Of an executable: so many seconds before the session ends running tasks, its processes get SIGUSR1. It
             is taken to save then what it has: with no `duration_s` it is started as long as twice that time is left.
+        needs: Services that must be ready first; their addresses are in its environment then, as
+            `RHAPSODY_SERVICE_<NAME>_URL`.
 
     Raises:
         SpecError: Neither or both of function and executable, or a value of the wrong type.
@@ -275,9 +287,10 @@ class ComputeTask(Task):
         when_dependency_fails: WhenDependencyFails = "fail",
         duration_s: float | None = None,
         warn_s: float | None = None,
+        needs: Needed | Sequence[Needed] | None = None,
     ) -> None:
         if (
-            env is cwd is timeout_s is after is retry is policy is duration_s is warn_s is None  # type: ignore[comparison-overlap]
+            env is cwd is timeout_s is after is retry is policy is duration_s is warn_s is needs is None  # type: ignore[comparison-overlap]
             and not idempotent
             and not capture_stdio
             and when_dependency_fails == "fail"
@@ -296,6 +309,7 @@ class ComputeTask(Task):
                 when_dependency_fails=when_dependency_fails,
                 duration_s=duration_s,
                 warn_s=warn_s,
+                needs=() if needs is None else _gates_of(needs),
             )
             if warn_s is not None and executable is None:
                 _refuse_warning(warn_s)
@@ -314,6 +328,12 @@ class ComputeTask(Task):
         if self.executable is not None:
             return self.executable
         return str(getattr(self.function, "__qualname__", None) or self.function)
+
+
+def _gates_of(needs: Needed | Sequence[Needed]) -> tuple[Gate, ...]:
+    from rhapsody.model.service import gates_of  # noqa: PLC0415 - a gate is a task
+
+    return gates_of(needs)
 
 
 def _tuple_of(name: str, value: Sequence[Any]) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.policy import Policy, Retry
 from rhapsody.model.resources import Resources
+from rhapsody.model.service import ReplicaTask
 from rhapsody.model.task import DEFAULT_OPTIONS, ComputeTask, Task, require_retry
 from rhapsody.scheduling.graph import dependencies_of, has_arguments, require_acyclic, require_known
 from rhapsody.scheduling.placement import PLACEMENT_POLICIES
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from rhapsody.abc import Backend, Recalled, RetryPolicy
+    from rhapsody.model.service import Gate
     from rhapsody.scheduling.mapper import Mapper
 
 SLICE = 2048
@@ -25,7 +27,7 @@ SLICE = 2048
 NEW = State.NEW
 _UNDER_WAY = frozenset({State.PLACED, State.RUNNING})
 _POLICIES_KEPT = 4096
-_KINDS = frozenset({ComputeTask, ArrayTask})
+_KINDS = frozenset({ComputeTask, ArrayTask, ReplicaTask})
 
 
 class Plan:
@@ -35,6 +37,7 @@ class Plan:
         numbers: Of its tasks.
         uids: That users gave.
         edges: Dependencies of the tasks that have any.
+        gates: Of the services that tasks need, those that need any.
         companions: Tasks that others shall be placed beside, each with one of those.
         recalled: What earlier sessions of the run know of tasks.
     """
@@ -43,8 +46,13 @@ class Plan:
         self.numbers: Collection[int] = {task.number for task in tasks if isinstance(task, Task)}
         self.uids: set[str] = set()
         self.edges: dict[Task, Sequence[Task]] = {}
+        self.gates: dict[Task, Sequence[Gate]] = {}
         self.companions: dict[Task, Task] = {}
         self.recalled: dict[Task, Recalled] = {}
+
+    def awaited_by(self, task: Task) -> Sequence[Task]:
+        """Return what a task waits for: other tasks, and services."""
+        return [*self.edges.get(task, ()), *self.gates.get(task, ())]
 
 
 def _refuse(task: Task) -> NoReturn:
@@ -71,6 +79,8 @@ class Intake:
         """What was last found to fit, under the session's policy: the next submission most often asks for the same."""
         self.uids: set[str] = set()
         """Given uids of all tasks that were accepted, ended ones too."""
+        self.gates: set[Gate] = set()
+        """Of the session's services, ended ones too."""
         self._check_policy(policy, "the session's policy")
 
     def forget_what_fits(self) -> None:
@@ -143,10 +153,12 @@ class Intake:
                 last = (task.resources, options.policy)
             if task.given_uid is not None:
                 self._check_uid(task.given_uid, plan)
-            if type(task) is ComputeTask and (task.executable or options.cwd or task.resources.is_mpi):
+            if isinstance(task, ComputeTask) and (task.executable or options.cwd or task.resources.is_mpi):
                 self._backend.check(task)
             if (options is not DEFAULT_OPTIONS or has_arguments(task)) and (dependencies := dependencies_of(task)):
                 plan.edges[task] = dependencies
+            if options.needs:
+                plan.gates[task] = options.needs
 
     def check_whole(self, tasks: Sequence[Task], plan: Plan, live: Collection[int]) -> None:
         """Look at what only the whole submission shows: repetitions, unknown dependencies, cycles.
@@ -168,6 +180,16 @@ class Intake:
             require_known(task, dependencies, plan.numbers, live)
         if plan.edges:
             require_acyclic(plan.edges)
+        for task, gates in plan.gates.items():
+            self._require_started(task, gates)
+
+    def _require_started(self, task: Task, gates: Iterable[Gate]) -> None:
+        for gate in gates:
+            if gate not in self.gates:
+                raise SpecError(
+                    f"task {task.uid} needs the service {gate.name!r}, which was not started in this session; first"
+                    " `await session.start(service)`"
+                )
 
     def _check_uid(self, uid: str, plan: Plan) -> None:
         if uid in self.uids or uid in plan.uids:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rhapsody.abc import Assignment
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
+from rhapsody.model.service import ReplicaTask
 from rhapsody.model.task import ComputeTask, Task
 from rhapsody.scheduling.arrays import ArrayRun
 from rhapsody.scheduling.costs import Costs
@@ -259,8 +260,9 @@ class Placer:
         count = len(tasks)
         lease.open += count
         lease.refill_at = count // 2 if count > 1 else 0
-        self._counts[READY] -= count
-        self._counts[PLACED] += count
+        if type(tasks[0]) is not ReplicaTask:
+            self._counts[READY] -= count
+            self._counts[PLACED] += count
         if self.horizon is not None and lease.line.key.alone == SINGLY:
             self.horizon.started(tasks[0])
         self.batch.append(Assignment(lease.placement, tasks))

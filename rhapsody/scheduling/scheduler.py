@@ -15,6 +15,7 @@ from rhapsody.errors import BackendError, JournalError, SessionClosedError
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
+from rhapsody.model.service import Gate, ReplicaTask
 from rhapsody.model.task import ComputeTask, Task
 from rhapsody.scheduling.graph import failure_by, link, tell_dependents
 from rhapsody.scheduling.horizon import Horizon
@@ -86,8 +87,8 @@ class Scheduler:
 
     @property
     def tasks(self) -> list[Task]:
-        """Tasks that have not ended."""
-        return list(self._live.values())
+        """Tasks that have not ended; replicas of services are none."""
+        return [task for task in self._live.values() if type(task) is not ReplicaTask]
 
     def finish_by(self, end_ns: int) -> None:
         """Start nothing that is expected to end after a moment on the session's clock; called before any submission.
@@ -143,17 +144,17 @@ class Scheduler:
         self._live.update({task.number: task for task in tasks})
         self.counts[WAITING] += sum(map(_weight, tasks))
         known = plan.recalled
-        if self.history is not None and not plan.edges:  # else that was done for the whole submission
+        if self.history is not None and not plan.edges and not _are_replicas(tasks):  # edges: done for the whole
             known = self.history.recall(tasks, NO_EDGES)
         recalled = [(task, known[task]) for task in tasks if task in known] if known else []
-        is_simple = not plan.edges and not recalled
+        is_simple = not plan.edges and not plan.gates and not recalled
         self._sink.accepted(tasks, now, edges=plan.edges, ready=is_simple)
         if is_simple:
             self._queue(tasks)
         else:
             self._settle_recalled(recalled, now)
             left = [task for task in tasks if task.state is WAITING]
-            free = [task for task in left if task not in plan.edges or self._is_free(task, plan.edges[task])]
+            free = [task for task in left if self._is_free(task, plan.awaited_by(task))]
             self._make_ready(free, now)
         self._cycle()
 
@@ -171,6 +172,8 @@ class Scheduler:
 
     def _is_free(self, task: Task, dependencies: Sequence[Task]) -> bool:
         """Link a task to its dependencies; return whether it may run now."""
+        if not dependencies:
+            return True
         if task.options.when_dependency_fails == "fail":
             for dependency in dependencies:
                 if dependency.is_final and dependency.state is not DONE:
@@ -278,7 +281,9 @@ class Scheduler:
         if report.started_ns:
             self._enter_running(task, report.started_ns)
         task.value, task.stdio = report.value, report.stdio
-        if report.state is DONE:
+        if type(task) is ReplicaTask:
+            pass  # nothing is learned from it, and its supervisor decides whether there is another
+        elif report.state is DONE:
             self._placer.costs.learn_end(task, report.ended_ns - report.started_ns)
         elif self._tried_again(task, report):
             return
@@ -288,9 +293,10 @@ class Scheduler:
         if task.state is not PLACED:
             return
         self._sink.entered(RUNNING, [task], started_ns)
-        self._move(1, PLACED, RUNNING)
+        self._move(_weight(task), PLACED, RUNNING)
         task.state = RUNNING
-        self.running[task.number] = task
+        if type(task) is not ReplicaTask:
+            self.running[task.number] = task
 
     def _take_back(self, task: Task) -> None:
         """Queue a task again, at the front, that was launched and never started."""
@@ -298,7 +304,7 @@ class Scheduler:
             reason = self._closed or "cancelled before it ran"
             self._end(task, CANCELED, self._clock(), Failure(Cause.CANCELED, reason))
             return
-        self._move(1, task.state, READY)
+        self._move(_weight(task), task.state, READY)
         task.attempt -= 1
         task.state = READY
         self._sink.entered(READY, [task], self._clock())
@@ -339,7 +345,7 @@ class Scheduler:
         self._gone = self._items.closed = True
         self._notify(self._closed)
         self._outbox.launches = []
-        for task in self.tasks:
+        for task in list(self._live.values()):
             self._end(task, FAILED, self._clock(), Failure(Cause.LAUNCH, self._closed))
         self._cycle()
 
@@ -382,10 +388,22 @@ class Scheduler:
         task.state, task.failure = state, failure
         self._sink.entered(state, [task], when_ns)
         self._outbox.ended.append(task)
-        if state in (FAILED, UNKNOWN):
+        if state in (FAILED, UNKNOWN) and type(task) is not ReplicaTask:
             self.on_failure(task)
         if task.links is not None:
             self._loose.append(task)
+
+    def watch_gate(self, gate: Gate) -> None:
+        """Let tasks of this session wait for a service from now on."""
+        gate.state = WAITING
+        self._intake.gates.add(gate)
+
+    def turn_gate(self, gate: Gate, state: State, failure: Failure | None = None) -> None:
+        """Take note of how a service is: DONE frees what waits for it, FAILED and CANCELED end that."""
+        gate.state, gate.failure = state, failure
+        if gate.is_final and gate.links is not None:
+            self._loose.append(gate)
+        self._cycle()
 
     def _free_dependents(self) -> None:
         """Make ready what waited only for tasks that have ended; fail what needed one of them to be done."""
@@ -427,7 +445,7 @@ class Scheduler:
             self._closed = reason
         self._items.closed = True
         self._items.go_on_with_all()
-        self.cancel([task for task in self.tasks if task.state in (WAITING, READY)], reason)
+        self.cancel([task for task in self._live.values() if task.state in (WAITING, READY)], reason)
 
     def _cycle(self, hungry: Sequence[Lease] = ()) -> None:
         placer = self._placer
@@ -452,7 +470,7 @@ class Scheduler:
 
     def abandon(self, reason: str) -> None:
         """Settle what is left once the backend is closed, even when the journal cannot be written: nobody hangs."""
-        for task in self.tasks:
+        for task in list(self._live.values()):
             self._end(task, UNKNOWN, self._clock(), Failure(Cause.LOST, reason))
         self._placer.close()
         self._free_dependents()
@@ -464,4 +482,11 @@ class Scheduler:
 
 
 def _weight(task: Task) -> int:
-    return len(task) if isinstance(task, ArrayTask) else 1
+    """Return as how many tasks it counts."""
+    if isinstance(task, ArrayTask):
+        return len(task)
+    return 0 if type(task) is ReplicaTask else 1
+
+
+def _are_replicas(tasks: Sequence[Task]) -> bool:
+    return bool(tasks) and type(tasks[0]) is ReplicaTask
