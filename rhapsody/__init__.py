@@ -6,8 +6,8 @@ The map, from the outside in. Imports go downwards only:
     deploy        sites, batch scripts, jobs of batch systems, images, doctor
     experiments   benchmarks against peers
     session       the public façade; wires the parts together
-    services      endpoints of what stays
-    inference     requests to models: router, gateway, stand-in engine
+    services      what stays: replicas, readiness, restarts, endpoints; vLLM, training
+    inference     requests to models: router, gateway, AI workers, stand-in engine
     scheduling    what runs next, and where: dependencies, ready queue, mapper
     backends      one runtime each; `pool` is the worker pool of a node
     telemetry     the journal: every change of state, before anybody hears of it; metrics, folded from it
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         BackendError,
         JournalError,
         RhapsodyError,
+        ServiceError,
         SessionClosedError,
         SpecError,
         TaskCanceled,
@@ -48,12 +49,20 @@ if TYPE_CHECKING:
     from rhapsody.model.resources import Placement, Resources, Slot
     from rhapsody.model.task import ComputeTask, Task
     from rhapsody.model.time_left import time_left
+    from rhapsody.services.probes import HttpProbe, LogProbe, PortProbe
+    from rhapsody.services.service import Restart, ServiceState, ServiceTask
     from rhapsody.session.session import Session
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Session": "rhapsody.session.session",
+    "ServiceTask": "rhapsody.services.service",
+    "ServiceState": "rhapsody.services.service",
+    "Restart": "rhapsody.services.service",
+    "HttpProbe": "rhapsody.services.probes",
+    "LogProbe": "rhapsody.services.probes",
+    "PortProbe": "rhapsody.services.probes",
     "ComputeTask": "rhapsody.model.task",
     "Task": "rhapsody.model.task",
     "ArrayTask": "rhapsody.model.array",
@@ -73,6 +82,7 @@ _HOMES = {
     "LocalBackend": "rhapsody.backends.local",
     "DragonBackend": "rhapsody.backends.dragon.backend",
     "RhapsodyError": "rhapsody.errors",
+    "ServiceError": "rhapsody.errors",
     "SpecError": "rhapsody.errors",
     "BackendError": "rhapsody.errors",
     "JournalError": "rhapsody.errors",
@@ -98,15 +108,22 @@ __all__ = [
     "DragonExecutionBackend",
     "Event",
     "Failure",
+    "HttpProbe",
     "JournalError",
     "LocalBackend",
+    "LogProbe",
     "Node",
     "NodeShape",
     "Placement",
     "Policy",
+    "PortProbe",
     "Resources",
+    "Restart",
     "Retry",
     "RhapsodyError",
+    "ServiceError",
+    "ServiceState",
+    "ServiceTask",
     "Session",
     "SessionClosedError",
     "Slot",

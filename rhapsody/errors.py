@@ -29,6 +29,10 @@ class BackendError(RhapsodyError):
     """A runtime did not do what it should; another try may work."""
 
 
+class ServiceError(BackendError):
+    """A service is not there as it should be; the text ends with the last lines that it wrote."""
+
+
 class InferenceError(BackendError):
     """A request to a model was not answered; another try may work.
 

@@ -25,6 +25,7 @@ from rhapsody.session.ending import Ending
 from rhapsody.session.failures import FailureGroup, Failures
 from rhapsody.session.notices import Notices
 from rhapsody.session.run import Run
+from rhapsody.session.services import Services
 from rhapsody.session.signals import Interrupts
 from rhapsody.session.timekeeper import Timekeeper
 from rhapsody.session.waiting import Arrivals, Countdown
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from rhapsody.abc import Backend, RetryPolicy
     from rhapsody.model.allocation import Allocation
+    from rhapsody.services.service import ServiceTask
     from rhapsody.telemetry.history.past import Tally
 
 STOP_LIMIT_S = 20.0
@@ -111,6 +113,7 @@ class Session:
         self._timekeeper = Timekeeper(walltime_s, drain_s, self._notify)
         self._opening: asyncio.Lock = asyncio.Lock()
         self._scheduler: Scheduler | None = None
+        self._services: Services | None = None
         self._error: BaseException | None = None
         self._ending = Ending(self._notify, STOP_LIMIT_S)
         self.last_words: Callable[[BaseException | None], Mapping[str, object]] = lambda _error: {}
@@ -177,6 +180,7 @@ class Session:
             env = {"RHAPSODY_RUN_DIR": str(run_dir), "RHAPSODY_ATTEMPT": "1", **self._timekeeper.env}
             context = RunContext(self.allocation, run_dir, offset_ns, env, self._run.session)
             await self._backend.start(context, scheduler)
+            self._services = Services(scheduler, context, getattr(self, "_models", None), self._notify)  # type: ignore[arg-type]
         except BaseException:  # cancellation too: neither lease nor journal may stay open
             self._run.close()
             raise
@@ -214,6 +218,8 @@ class Session:
             self._scheduler.cancel(left)
             if not await Countdown(left).wait(limit_s):
                 self._notify(f"{len(self._scheduler.tasks)} tasks did not end within {limit_s:.3g} s; ending them hard")
+            if self._services is not None:
+                await self._services.aclose(self._timekeeper.at_most(STOP_LIMIT_S))
         finally:
             try:
                 await self._backend.aclose()
@@ -311,6 +317,21 @@ class Session:
         )
         await self.submit(array)
         return array
+
+    async def start(self, service: ServiceTask) -> ServiceTask:
+        """Accept a service; `await service.ready()` then waits until it is ready. It ends with the session.
+
+        Returns:
+            The service, for `needs=[service]` of tasks.
+
+        Raises:
+            SpecError: It can never run here, or another has its name.
+            SessionClosedError: The session drains or is closed.
+            BackendError: The runtime did not start, or is gone.
+        """
+        await self._open()
+        assert self._services is not None  # noqa: S101 - made when the session was opened
+        return await self._services.start(service)
 
     async def cancel(self, tasks: Task | Iterable[Task]) -> None:
         """Cancel tasks and return when they have ended; no process of them is left."""
