@@ -10,6 +10,7 @@ import click
 
 from rhapsody.cli.job import job_dict, job_facts
 from rhapsody.cli.progress import COLOURS, Kind, Look, kind_lines, rate_text
+from rhapsody.cli.services_view import service_dicts, service_facts
 from rhapsody.session.deadline import duration
 from rhapsody.session.status import Condition
 
@@ -89,14 +90,9 @@ def _facts(found: RunStatus) -> Iterator[tuple[str, str]]:
     if not found.journaled and found.condition is not Condition.SUBMITTED:
         yield "journal", "none: single tasks cannot be told of"
     yield "journal", f"breaks off in {found.tail}" if found.tail else ""
-    yield from _services(found)
+    yield from service_facts(found)
     if found.may_go_on:
         yield "go on with", f"rhapsody run --resume {found.run_dir}"
-
-
-def _services(found: RunStatus) -> Iterator[tuple[str, str]]:
-    for service in found.services:
-        yield "service", f"{service.name} at {service.url}; from elsewhere: rhapsody connect {found.uid} {service.name}"
 
 
 def _counts(found: RunStatus) -> str:
@@ -169,7 +165,7 @@ def as_dict(found: RunStatus, job: JobStatus | None = None) -> dict[str, Any]:
             {"session": s.number, "host": s.host, "began_s": _seconds(s.began_ns), "last_event_s": _seconds(s.last_ns)}
             for s in found.sessions
         ],
-        "services": [{"name": s.name, "url": s.url, "node": s.node, "models": list(s.models)} for s in found.services],
+        "services": service_dicts(found),
         "damage": list(found.damage),
     }
 

@@ -16,13 +16,12 @@ from rhapsody.errors import SpecError
 from rhapsody.model.service import ReplicaTask
 from rhapsody.node.files import write_whole
 from rhapsody.services.probes import authority
+from rhapsody.services.record import FOLDER
 from rhapsody.services.service import Address
 
 if TYPE_CHECKING:
     from rhapsody.services.ground import Ground
     from rhapsody.services.service import ServiceTask
-
-FOLDER = "services"
 
 
 class Kit:

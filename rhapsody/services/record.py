@@ -8,11 +8,13 @@ from pydantic import Field, ValidationError
 
 from rhapsody.model.allocation import FrozenModel
 from rhapsody.node.files import write_whole
-from rhapsody.services.kit import FOLDER
 from rhapsody.services.service import ReplicaState, ServiceState
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+FOLDER = "services"
+"""Of the run folder."""
 
 
 class ReplicaRecord(FrozenModel):

@@ -141,22 +141,27 @@ class Replica:
     async def _live(self) -> str:
         """Go with one start to its end; return why it ended. Afterwards no process of it is left."""
         task = self._task if self._task is not None else self.prepare()
-        self._timed_out, self._ready_at, self._address = False, None, None
+        self._timed_out, self._ready_at = False, None
         self._enter(ReplicaState.WAITING, "")
-        why = await self._until_ready(task)
-        if self._address is not None and not why:
-            self._ready_at = time.monotonic()
-            self._outlet.add(self._address)
-            self._enter(ReplicaState.READY, "")
-            try:
-                why = await self._watch(task, self._address)
-                if not task.is_final and not self.is_wanted():
-                    self._enter(ReplicaState.DRAINING, "")
-                    await self._outlet.drain(self._address.uid, self._drain_s)
-            finally:
-                self._outlet.remove(self._address.uid)
-        self._address = None
+        address, why = await self._until_ready(task)
+        if address is not None:
+            why = await self._serve(task, address)
         await self._end(task)
+        return why
+
+    async def _serve(self, task: ReplicaTask, address: Address) -> str:
+        """Have a replica served that is ready, until it ends or shall; return why it ended."""
+        self._address, self._ready_at = address, time.monotonic()
+        self._outlet.add(address)
+        self._enter(ReplicaState.READY, "")
+        try:
+            why = await self._watch(task, address)
+            if not task.is_final and not self.is_wanted():
+                self._enter(ReplicaState.DRAINING, "")
+                await self._outlet.drain(address.uid, self._drain_s)
+        finally:
+            self._outlet.remove(address.uid)
+            self._address = None
         return why
 
     async def _end(self, task: ReplicaTask) -> None:
@@ -170,8 +175,8 @@ class Replica:
             self._news.clear()
             await self._news.wait()
 
-    async def _until_ready(self, task: ReplicaTask) -> str:
-        """Return nothing when it is ready, or not wanted any more; else why it will not be."""
+    async def _until_ready(self, task: ReplicaTask) -> tuple[Address | None, str]:
+        """Return where it is once it is ready; else None and why it will not be, unless it is not wanted."""
         deadline: float | None = None
         said, pause_s = "it has not said where it listens", _FIRST_LOOK_S
         while not task.is_final and self.is_wanted():
@@ -180,30 +185,27 @@ class Replica:
                 self._enter(ReplicaState.STARTING, "")
             if deadline is not None:
                 try:
-                    await self._ask_whether_ready(task)
+                    return await self._ask_whether_ready(task), ""
                 except NotReadyError as exc:
                     said = str(exc)
-                else:
-                    return ""
                 if time.monotonic() > deadline:
                     self._timed_out = True
-                    return f"it was not ready within {self._health.ready_within_s:g} s: {said}"
+                    return None, f"it was not ready within {self._health.ready_within_s:g} s: {said}"
             await self._pause(pause_s, until=lambda: task.is_final or not self.is_wanted())
             pause_s = min(self._health.poll_s, pause_s * 1.5)
-        return self._exit_of(task) if task.is_final else ""
+        return None, self._exit_of(task) if task.is_final else ""
 
-    async def _ask_whether_ready(self, task: ReplicaTask) -> None:
+    async def _ask_whether_ready(self, task: ReplicaTask) -> Address:
         address = self._kit.address(task, self._number, self._starts)
         if address is None:
             raise NotReadyError("it has not said where it listens")
-        await self._health.ready.ask(self._subject(address))
-        if not task.is_final:
-            self._address = address
+        await self._health.ready.ask(self._subject(address, self._health.ready_timeout_s))
+        return address
 
-    def _subject(self, address: Address) -> Subject:
+    def _subject(self, address: Address, timeout_s: float) -> Subject:
         logs = self._kit.logs(self._number, self._starts)
         where = address.host, address.port, address.url
-        return Subject(*where, logs, self._service.secrets, self._health.timeout_s)
+        return Subject(*where, logs, self._service.secrets, timeout_s)
 
     async def _watch(self, task: ReplicaTask, address: Address) -> str:
         """Return when it has ended, is not well, or is not wanted; why, unless the last."""
@@ -217,7 +219,7 @@ class Replica:
             if self._health.well is None:
                 continue
             try:
-                await self._health.well.ask(self._subject(address))
+                await self._health.well.ask(self._subject(address, self._health.timeout_s))
             except NotReadyError as exc:
                 bad += 1
                 if bad >= self._health.failures:

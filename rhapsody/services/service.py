@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 from rhapsody.errors import SpecError
 from rhapsody.model.resources import SERIAL, Resources
 from rhapsody.model.service import Gate
+from rhapsody.services import vllm
 from rhapsody.services.endpoints import variable_of
 from rhapsody.services.probes import HttpProbe, PortProbe, Probe, probe_of
 
@@ -133,7 +134,8 @@ class Health:
         poll_s: Seconds between two questions until then.
         well: What is asked while it is ready; None asks nothing.
         every_s: Seconds between two questions.
-        timeout_s: Longest that an answer may take.
+        timeout_s: Longest that an answer may take then.
+        ready_timeout_s: Longest that it may take before; a first request may be slow.
         failures: Bad answers in a row after which the replica is ended, and started again.
     """
 
@@ -143,6 +145,7 @@ class Health:
     well: Probe | None = None
     every_s: float = 10.0
     timeout_s: float = 10.0
+    ready_timeout_s: float = 60.0
     failures: int = 3
 
 
@@ -180,8 +183,8 @@ class ServiceTask:
     """A program or Python function that stays: so many replicas of it, restarted when they end.
 
     Placeholders in `arguments` and in the values of `env` are filled in where a replica runs: `{port}`, `{host}`,
-    `{work_dir}` (a folder of its own, removed at its end), `{state_dir}` (a folder of all replicas, which stays, also for
-    a run that is resumed), `{run_dir}`, `{replica}`, and for replicas of several ranks `{rank}`, `{ranks}`,
+    `{work_dir}` (a folder of its own, removed at its end), `{state_dir}` (a folder of all replicas, which stays, for a
+    resumed run too), `{run_dir}`, `{replica}`, and for replicas of several ranks `{rank}`, `{ranks}`,
     `{leader_host}` and `{leader_port}`, at which rank 0 may listen.
 
     Tasks with `needs=[service]` wait until it is ready and find its address as `RHAPSODY_SERVICE_<NAME>_URL`. That one
@@ -213,6 +216,7 @@ class ServiceTask:
         drain_s: Seconds that a replica gets to end what it has before it is stopped.
         models: Names of models that it serves by OpenAI's API: requests of AI tasks and of the gateway go to it.
         key: Name of the secret that its clients must show, if any.
+        embeds: Its models give vectors, not text.
         extra_arguments: Further arguments of ranks other than 0.
         policy: Overrides the session's, field by field.
         priority: Higher goes first when there are too few slots.
@@ -243,6 +247,7 @@ class ServiceTask:
     drain_s: float = 30.0
     models: Sequence[str] = ()
     key: str | None = None
+    embeds: bool = False
     extra_arguments: Sequence[object] = ()
     policy: Policy | None = None
     priority: int = 0
@@ -269,6 +274,24 @@ class ServiceTask:
             raise SpecError(f"service {self.name} does not listen: say by readiness=… how it is seen that it is ready")
         well = None if self.health in (None, False) else probe_of(self.health, "health")
         return Health(ready, self.ready_within_s, well=well, every_s=self.health_every_s)
+
+    @classmethod
+    def vllm(cls, model: str, **options: Any) -> Self:  # noqa: ANN401 - documented here
+        """Return a service of vLLM's OpenAI-compatible server, with a key made for the run.
+
+        Args:
+            model: Name of the model, or the folder that it lies in.
+            options: `name`; `served_as`, the name by which requests ask for the model; `replicas`; `tensor_parallel`
+                and `pipeline_parallel`, GPUs of one replica; `nodes`, over which one replica is spread by vLLM itself;
+                `resources` of a replica, else a core for each GPU; `python`, the interpreter of an environment that has
+                vLLM, or `image`, one for Apptainer, with `image_flags` such as `["--nv"]`; `embeds`, for models that
+                give vectors; `options`, a dict of vLLM's own: `{"max_model_len": 4096}`; and all else that a
+                `ServiceTask` takes.
+
+        Raises:
+            SpecError: They contradict one another.
+        """
+        return cls(**vllm.describe(model, **options))
 
     # How it is
 

@@ -125,7 +125,8 @@ class Supervisor(Supervision):
         """Take note that something about a replica is other than before."""
         is_ready = any(replica.state is ReplicaState.READY for replica in self._replicas)
         if not self._stopping:
-            self._state = ServiceState.READY if is_ready else ServiceState.STARTING
+            lost = ServiceState.FAILED if self._is_lost() else ServiceState.STARTING
+            self._state = ServiceState.READY if is_ready else lost
         gate = self._service.gate
         if is_ready and gate.state is State.WAITING:
             self._publish()
@@ -254,8 +255,8 @@ class Supervisor(Supervision):
                 self._group.create_task(replica.keep())
             self._look()
             return
-        newest_first = sorted(reversed(wanted), key=lambda replica: replica.state is ReplicaState.READY)
-        await self._retire(newest_first[: len(wanted) - replicas])
+        least_first = sorted(wanted, key=lambda replica: (replica.state is ReplicaState.READY, -replica.view.number))
+        await self._retire(least_first[: len(wanted) - replicas])
 
     async def _retire(self, replicas: Sequence[Replica]) -> None:
         for replica in replicas:

@@ -76,13 +76,9 @@ class Services(Ground):
         return service
 
     def _require_name(self, service: ServiceTask) -> None:
-        for other, _, running in self._kept.values():
-            if running.done():
-                continue  # its name is free again
+        for other, _, _ in self._kept.values():
             if other.name == service.name:
-                raise SpecError(
-                    f"there is a service {service.name!r} already; give this one another name, or stop that"
-                )
+                raise SpecError(f"this session has a service {service.name!r} already; give this one another name")
             if other.variable == service.variable:
                 raise SpecError(
                     f"the services {other.name!r} and {service.name!r} would both be {service.variable} in the"

@@ -17,6 +17,7 @@ from rhapsody.errors import JournalError, SpecError
 from rhapsody.model.event import State
 from rhapsody.node.processes import started_at
 from rhapsody.services.endpoints import read_endpoints
+from rhapsody.services.record import read_records
 from rhapsody.session.lease import Holder, local_boot, read_holder
 from rhapsody.telemetry.reader import JournalReader
 from rhapsody.telemetry.tally import OneSession, Tally
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rhapsody.services.endpoints import Endpoint
+    from rhapsody.services.record import ServiceRecord
     from rhapsody.telemetry.reader import JournalTail
     from rhapsody.telemetry.tally import OneCause, OneKind
 
@@ -68,6 +70,7 @@ class RunStatus:
         damage: Where the journal is damaged, with file and offset.
         tail: Where it breaks off, as a crash leaves it; empty where it does not.
         services: What of the run can be reached, by name.
+        kept: How its services are, by name; those that can be reached are among them, except what serves on its own.
     """
 
     run_dir: Path
@@ -85,6 +88,7 @@ class RunStatus:
     damage: tuple[str, ...] = ()
     tail: str = ""
     services: tuple[Endpoint, ...] = ()
+    kept: tuple[ServiceRecord, ...] = ()
 
     @property
     def uid(self) -> str:
@@ -187,6 +191,7 @@ class RunWatcher:
             damage=tuple(self._damage),
             tail=_place(tail) if tail is not None and condition is Condition.CRASHED else "",
             services=tuple(read_endpoints(self._run_dir)) if condition is Condition.RUNNING else (),
+            kept=tuple(read_records(self._run_dir)),
         )
 
     def _read_journal(self) -> bool:

@@ -63,7 +63,9 @@ async def test_services_of_a_running_run_are_shown_beside_it(command: Command) -
     told = await status_of(command.folder)
 
     assert "service     store at http://node7:6379; from elsewhere: rhapsody connect " in shown.out
-    assert told["services"] == [{"name": "store", "url": "http://node7:6379", "node": "node7", "models": []}]
+    (service,) = told["services"]
+    assert (service["name"], service["url"], service["node"]) == ("store", "http://node7:6379", "node7")
+    assert (service["state"], service["models"], service["replicas"]) == (None, [], [])  # nobody of the run keeps it
 
 
 async def test_a_running_run_is_told_to_programs(command: Command) -> None:

@@ -1,0 +1,113 @@
+"""What services do that is the same over every backend: refusals, limits, health, scale."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rhapsody import ComputeTask, Resources, Restart, ServiceError, Session, SpecError, TaskFailed
+from tests.contract.services import said_by, shell, web
+from tests.eventually import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+@pytest.fixture
+async def session(tmp_path: Path) -> AsyncIterator[Session]:
+    """Return an open session of three cores."""
+    async with Session(backend="local", cores=3, runs=tmp_path / "runs", notify=lambda _: None) as opened:
+        yield opened
+        await opened.cancel(opened.tasks)
+
+
+async def test_service_that_never_gets_ready_says_so_with_its_last_log_lines(session: Session) -> None:
+    service = await session.start(
+        shell("slow", "echo loading the model; sleep 600", readiness=re.compile("^up$"), ready_within_s=1.0)
+    )
+
+    with pytest.raises(ServiceError, match=r"(?s)not ready within 1 s: no line .*loading the model"):
+        await service.ready()
+
+
+async def test_tasks_that_need_a_service_fail_with_it(session: Session) -> None:
+    service = await session.start(shell("broken", "exit 3", restart=Restart(limit=0)))
+    before = ComputeTask(os.getpid, needs=[service])
+    await session.submit(before)
+
+    with pytest.raises(TaskFailed, match=r"service.broken, which it depends on, ended FAILED.*exit(ed with)? code 3"):
+        await before
+    after = ComputeTask(os.getpid, needs=[service])
+    await session.submit(after)
+    with pytest.raises(TaskFailed, match=r"service\.broken"):
+        await after
+
+
+async def test_service_is_scaled_up_and_down(session: Session) -> None:
+    service = await (await session.start(web())).ready(timeout_s=60)
+
+    await service.scale(3)
+    await service.ready(timeout_s=60)
+    pids = {(await said_by(address.url))["pid"] for address in service.endpoints}
+    await service.scale(1)
+
+    assert len(pids) == 3
+    assert len(service.endpoints) == len(service.status) == 1
+    assert (await said_by(service.url))["pid"] in pids
+
+
+async def test_replica_that_is_not_well_is_started_again(session: Session, tmp_path: Path) -> None:
+    ill = tmp_path / "ill"
+    script = f"while :; do [ -e {ill} ] || echo beat; sleep 0.05; done"
+    service = await session.start(
+        shell(
+            "beats",
+            script,
+            listens=False,
+            readiness=re.compile("beat"),
+            health=lambda _: not ill.exists(),
+            health_every_s=0.1,
+        )
+    )
+    await service.ready(timeout_s=60)
+
+    ill.touch()
+    await eventually(lambda: service.status[0].restarts == 1, within_s=30)
+    ill.unlink()
+
+    await service.ready(timeout_s=60)
+
+
+async def test_port_that_is_taken_is_said_with_the_node(session: Session) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        service = await session.start(web(port=port, restart=Restart(limit=0)))
+
+        with pytest.raises(ServiceError, match=rf"port {port} on .*in use"):
+            await service.ready(timeout_s=60)
+
+
+async def test_two_services_of_one_name_are_refused(session: Session) -> None:
+    await session.start(web("web"))
+
+    with pytest.raises(SpecError, match="has a service 'web' already"):
+        await session.start(web("web"))
+    with pytest.raises(SpecError, match="would both be RHAPSODY_SERVICE_WEB_URL"):
+        await session.start(web("WEB"))
+
+
+async def test_service_that_can_never_fit_is_refused(session: Session) -> None:
+    with pytest.raises(SpecError, match="cores"):
+        await session.start(web(resources=Resources(cores_per_rank=64)))
+
+
+async def test_task_that_needs_a_service_nobody_started_is_refused(session: Session) -> None:
+    with pytest.raises(SpecError, match=r"needs the service 'web', which was not started"):
+        await session.submit(ComputeTask(os.getpid, needs=[web()]))
