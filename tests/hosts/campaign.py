@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
 import sys
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rhapsody import ComputeTask, Policy, Resources, State
+from rhapsody import ComputeTask, Policy, Resources, Restart, ServiceTask, State
+from tests.contract.services import serve
 
 if TYPE_CHECKING:
     from rhapsody import Session
@@ -121,7 +124,57 @@ async def _meets(session: Session, _folder: str) -> object:
     return {"met": [task.return_value if task.state is State.DONE else str(task.exception) for task in meeting]}
 
 
-WHAT = {"places": _places, "loses": _loses, "meets": _meets}
+def ask(url: str) -> tuple[str, str]:
+    """Return the host on which this runs, and the host of the replica that answers at the URL."""
+    with urllib.request.urlopen(url, timeout=30) as answer:  # noqa: S310 - of our own service
+        return socket.gethostname(), json.load(answer)["host"]
+
+
+def ask_all(urls: list[str]) -> list[tuple[str, str]]:
+    """Likewise of each of some URLs."""
+    return [ask(url) for url in urls]
+
+
+def ask_needed() -> tuple[str, str]:
+    """Likewise, at the URL of the service that this task needs."""
+    return ask(os.environ["RHAPSODY_SERVICE_WEB_URL"])
+
+
+async def _serves(session: Session, folder: str) -> object:
+    """Have a replica of a service on each host, and functions on each that ask it; then one replica's host is lost."""
+    count = len(session.allocation.nodes)
+    service = await session.start(
+        ServiceTask("web", function=serve, replicas=count, readiness="/", policy=SPREAD, restart=Restart(delay_s=0.1))
+    )
+    await service.ready(timeout_s=60)
+    tasks = [ComputeTask(ask_needed, needs=[service]) for _ in range(4 * count)]
+    on_each = Resources(ranks=count, ranks_per_node=1)
+    direct = ComputeTask(ask_all, args=([address.url for address in service.endpoints],), resources=on_each)
+    await session.submit([*tasks, direct])
+    await session.wait()
+    url, nodes = service.url, sorted(address.node for address in service.endpoints)
+    Path(folder, "up").touch()
+    while not Path(folder, "go").exists():  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.05)
+    await _until_one_less(service, count)
+    after = ComputeTask(ask_needed, needs=[service])
+    await session.submit(after)
+    return {
+        "asked": [task.return_value for task in tasks],
+        "directly": [pair for pairs in direct.return_value for pair in pairs],
+        "nodes": nodes,
+        "after": (await after).return_value,
+        "same url": service.url == url,
+    }
+
+
+async def _until_one_less(service: ServiceTask, count: int) -> None:
+    async with asyncio.timeout(60):
+        while len(service.endpoints) == count:  # noqa: ASYNC110 - that is what is tested
+            await asyncio.sleep(0.05)
+
+
+WHAT = {"places": _places, "loses": _loses, "meets": _meets, "serves": _serves}
 
 
 async def campaign(session: Session, args: list[str]) -> None:

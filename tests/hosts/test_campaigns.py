@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.eventually import eventually
 from tests.hosts.over import RHAPSODY
 from tests.hosts.started import child_of
 from tests.requirements import needs_command, needs_module
@@ -184,3 +185,27 @@ async def test_a_killed_session_is_gone_on_all_hosts_and_goes_on_when_resumed(
     found = json.loads(again.agents[0].said.partition("found ")[2].partition("\n")[0])
     assert len(hosts) == 4
     assert sorted(state for _, state, _, _ in found["tasks"]) == ["DONE", "DONE", "UNKNOWN", "UNKNOWN"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_service_with_a_replica_on_each_host_is_reached_from_all_and_survives_the_loss_of_one(
+    backend: str, over: Callable[[int], Campaign]
+) -> None:
+    campaign = over(2)
+    campaign.start("serves", backend, cores=3)
+    await campaign.job.says("started", within_s=60)
+    await eventually((campaign.folder / "up").exists, within_s=60)
+    names = list(campaign.hosts.names)
+
+    campaign.hosts.kill("node1")
+    campaign.go()
+    found = await campaign.found()
+
+    assert found["nodes"] == names
+    pairs = {(asker, answerer) for asker in names for answerer in names}
+    assert {tuple(pair) for pair in found["directly"]} == pairs
+    assert {answerer for _, answerer in found["asked"]} == set(names)
+    assert found["after"] == ["node0", "node0"]
+    assert found["same url"]
+    campaign.hosts.names.remove("node1")
+    await campaign.nothing_is_left()
