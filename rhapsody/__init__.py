@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         TaskFailed,
         TaskUnknown,
     )
+    from rhapsody.model.ai import AITask
     from rhapsody.model.allocation import Allocation, Node, NodeShape
     from rhapsody.model.array import ArrayTask
     from rhapsody.model.event import Event, State
@@ -50,7 +51,9 @@ if TYPE_CHECKING:
     from rhapsody.model.task import ComputeTask, Task
     from rhapsody.model.time_left import time_left
     from rhapsody.services.probes import HttpProbe, LogProbe, PortProbe
-    from rhapsody.services.service import Restart, ServiceState, ServiceTask
+    from rhapsody.services.restart import Restart
+    from rhapsody.services.service import ServiceTask
+    from rhapsody.services.states import ServiceState
     from rhapsody.session.session import Session
 
 __version__ = "0.1.0"
@@ -58,14 +61,15 @@ __version__ = "0.1.0"
 _HOMES = {
     "Session": "rhapsody.session.session",
     "ServiceTask": "rhapsody.services.service",
-    "ServiceState": "rhapsody.services.service",
-    "Restart": "rhapsody.services.service",
+    "ServiceState": "rhapsody.services.states",
+    "Restart": "rhapsody.services.restart",
     "HttpProbe": "rhapsody.services.probes",
     "LogProbe": "rhapsody.services.probes",
     "PortProbe": "rhapsody.services.probes",
     "ComputeTask": "rhapsody.model.task",
     "Task": "rhapsody.model.task",
     "ArrayTask": "rhapsody.model.array",
+    "AITask": "rhapsody.model.ai",
     "Resources": "rhapsody.model.resources",
     "Slot": "rhapsody.model.resources",
     "Placement": "rhapsody.model.resources",
@@ -97,6 +101,7 @@ _HOMES = {
 _AS_RHAPSODY_PY_CALLS_IT = {"ConcurrentExecutionBackend": "LocalBackend", "DragonExecutionBackend": "DragonBackend"}
 
 __all__ = [
+    "AITask",
     "Allocation",
     "ArrayTask",
     "BackendError",

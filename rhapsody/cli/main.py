@@ -10,6 +10,7 @@ from rhapsody.cli.cancel import cancel
 from rhapsody.cli.connect import connect
 from rhapsody.cli.deploy import deploy
 from rhapsody.cli.doctor import doctor
+from rhapsody.cli.gateway import gateway
 from rhapsody.cli.image import image
 from rhapsody.cli.list_runs import list_command
 from rhapsody.cli.logs import logs
@@ -41,6 +42,7 @@ main.add_command(report)
 main.add_command(cancel)
 main.add_command(doctor)
 main.add_command(connect)
+main.add_command(gateway)
 main.add_command(bench)
 main.add_command(sites)
 main.add_command(image)

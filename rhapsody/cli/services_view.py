@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rhapsody.services.service import ReplicaState, ServiceState
+from rhapsody.services.states import ReplicaState, ServiceState
 from rhapsody.session.status import Condition
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ class BreakerSettings(NamedTuple):
 
     Attributes:
         failures: So many in a row eject it; one where nobody listens at all.
-        silence_s: Ejected, and probed at once, when it has requests and shows no progress for so long, while another
-            replica of the model does. It keeps its requests, which may only be long, until so many probes as
-            `failures` says have failed, too.
+        silence_s: Probed at once when it has requests and shows no progress for so long; and ejected meanwhile, if
+            another replica of the model does show some. It keeps its requests, which may only be long, until so many
+            probes as `failures` says have failed, too.
         first_pause_s: Until the first probe of one that was ejected; each that fails doubles the pause.
         longest_pause_s: It grows no further.
         probe_s: A probe must be answered within this time.
@@ -67,6 +67,8 @@ class Breaker:
         """Learn that something came from the replica: an answer, a part of one, a refusal."""
         self.last_progress = self._clock()
         self._in_a_row = 0
+        if not self.is_open:
+            self._forgive()
 
     def woke(self) -> None:
         """Learn that the replica, which had nothing to do, has been sent something: its silence counts from now."""
@@ -98,19 +100,27 @@ class Breaker:
         """Eject it; its probe is due at once."""
         self._eject(0.0)
 
-    def probe_is_due(self) -> bool:
-        """Return whether it is time to try the replica, and nobody does so."""
-        return self.is_open and not self._probing and self._clock() >= self._probe_at
+    def gave_no_sign(self) -> None:
+        """Eject it, since it answered no probe while it was silent; the next probe comes after the first pause."""
+        self._eject(self._settings.first_pause_s)
+
+    def probe_is_due(self, *, busy: bool = False) -> bool:
+        """Return whether it is time to try the replica, and nobody does so.
+
+        Args:
+            busy: It has requests: not ejected, it is tried when it is silent.
+        """
+        is_suspect = self.is_open or (busy and self.silent())
+        return is_suspect and not self._probing and self._clock() >= self._probe_at
 
     def probe_begins(self) -> None:
         """Learn that somebody tries it now."""
         self._probing = True
 
     def probe_answered(self) -> None:
-        """Learn that it works again."""
+        """Learn that it works, or does so again."""
+        self.era += self.is_open
         self._probing = self.is_open = False
-        self.era += 1
-        self._pause_s = self._settings.first_pause_s
         self.progressed()
 
     def probe_failed(self, fault: Fault) -> bool:
@@ -124,6 +134,10 @@ class Breaker:
         self._probe_at = self._clock() + self._pause_s
         self._pause_s = min(2 * self._pause_s, self._settings.longest_pause_s)
         return fault is Fault.UNREACHABLE or self._probes_failed >= self._settings.failures
+
+    def _forgive(self) -> None:
+        """Forget probes that failed: the next time begins anew."""
+        self._probes_failed, self._probe_at, self._pause_s = 0, 0.0, self._settings.first_pause_s
 
     def _eject(self, pause_s: float) -> None:
         self.is_open = True

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ID = "X-Request-Id"
+CLIENT_GONE = 499
 _CUT_S = 0.05
 _ID_LIMIT = 200
 _request_id: ContextVar[str] = ContextVar("request_id")
@@ -110,6 +111,8 @@ class StandIn:
             return await self._count(request, handler)
         except SpecError as exc:
             return problem(400, str(exc))
+        except ConnectionError:  # the client has gone in the middle of a stream: nobody reads this
+            return problem(CLIENT_GONE, "the client has closed the connection")
         except web.HTTPException as exc:
             return problem(exc.status, _in_words(exc, request, self.settings.max_body_bytes))
 

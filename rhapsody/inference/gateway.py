@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import socket
 from asyncio import CancelledError
 from typing import TYPE_CHECKING, Self
 
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 
 BODY_LIMIT = 32 * 1024 * 1024
 SHUTDOWN_S = 2.0
+CLIENT_GONE = 499
+"""As nginx calls it; only logs could show it."""
 _REQUEST_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
 _SHORTEST_TOKEN = 16
+_EVERYWHERE = ("", "0.0.0.0", "::")  # noqa: S104 - compared only
 
 
 class Gateway:
@@ -93,8 +97,9 @@ class Gateway:
 
     @property
     def url(self) -> str:
-        """What clients take as their base URL."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        """What clients take as their base URL; of one that listens everywhere, by the name of this machine."""
+        host = socket.gethostname() if self._host in _EVERYWHERE else self._host
+        host = f"[{host}]" if ":" in host else host
         return f"http://{host}:{self._port}/v1"
 
     def _application(self, body_limit: int) -> web.Application:
@@ -118,6 +123,8 @@ class Gateway:
             response = response_to(exc)
         except web.HTTPException as exc:
             response = response_to_http(exc)
+        except ConnectionError:  # of the client, in the middle of a stream: nobody reads this
+            response = error_response(CLIENT_GONE, "the client has closed the connection")
         if uid := _shown_id(request):
             response.headers[REQUEST_ID] = uid
         return response

@@ -32,7 +32,7 @@ class Limits(NamedTuple):
 
     Attributes:
         per_replica: Requests that one replica has at a time; the others wait here.
-        attempts: Of one request, on all replicas together.
+        attempts: Of one request, on all replicas together; those where nobody listened are not counted.
         ready_wait_s: A request fails when no replica was ready for so long.
         tick_s: How often the state of replicas is looked at.
         breaker: When replicas are ejected and probed.
@@ -102,6 +102,7 @@ class Router:
         self._client = Client()
         self._pools: dict[str, Pool] = {}
         self._models: dict[str, str] = {}
+        self._expected: set[str] = set()
         self._number = 0
         self._stack = AsyncExitStack()
         self._is_open = False
@@ -123,12 +124,12 @@ class Router:
 
     @property
     def models(self) -> list[str]:
-        """Names of models that have a replica, ready or not."""
-        return sorted(model for model, pool in self._pools.items() if pool.members)
+        """Names of models that have a replica, ready or not, or are expected to have one."""
+        return sorted({model for model, pool in self._pools.items() if pool.members} | self._expected)
 
     def serves(self, model: str) -> bool:
-        """Return whether a model has a replica, ready or not."""
-        return model in self._pools and bool(self._pools[model].members)
+        """Return whether a model has a replica, ready or not, or is expected to have one."""
+        return model in self._expected or (model in self._pools and bool(self._pools[model].members))
 
     @property
     def replicas(self) -> Mapping[str, Member]:
@@ -150,14 +151,35 @@ class Router:
             raise SpecError(f"there is a replica {replica.uid!r} already; remove it first, or give this another uid")
         self._client.meet(replica)
         breaker = Breaker(self.limits.breaker, self._clock)
-        pool = self._pools.get(replica.model)
-        if pool is None:
-            policy = routing_policy(self._policy)
-            pool = Pool(replica.model, policy, self.ledger, self.limits.per_replica, self._clock)
-            self._pools[replica.model] = pool
+        pool = self._pool_for(replica.model)
         replica.state, replica.reason = ReplicaState.READY, ""
         self._models[replica.uid] = replica.model
         pool.members[replica.uid] = Member(replica, self.ledger.open(replica.uid), breaker)
+        pool.changed()
+
+    def expect(self, model: str) -> None:
+        """Take requests for a model even while it has no replica, such as before the first is up, or between two lives.
+
+        They wait for one, but no longer than `ready_wait_s`.
+        """
+        self._expected.add(model)
+        self._pool_for(model)
+
+    def expect_no_more(self, model: str) -> None:
+        """Undo `expect`; when the model has no replica, what waits for one fails."""
+        self._expected.discard(model)
+        pool = self._pools.get(model)
+        if pool is not None and not pool.members:
+            pool.fail_all(f"{model} has no replica any more, and none is expected")
+
+    def retire(self, uid: str) -> None:
+        """Send a replica nothing more; it ends what it has.
+
+        Raises:
+            SpecError: There is no such replica.
+        """
+        pool, member = self._find(uid)
+        member.replica.state = ReplicaState.DRAINING
         pool.changed()
 
     async def drain(self, uid: str) -> None:
@@ -168,9 +190,8 @@ class Router:
         Raises:
             SpecError: There is no such replica.
         """
+        self.retire(uid)
         pool, member = self._find(uid)
-        member.replica.state = ReplicaState.DRAINING
-        pool.changed()
         await member.emptied.wait()
         if pool.members.get(uid) is member:
             self.remove(uid)
@@ -239,7 +260,7 @@ class Router:
         except RequestRefusedError:
             self.counters.refused += 1
             raise
-        except (asyncio.CancelledError, GeneratorExit):
+        except (asyncio.CancelledError, GeneratorExit, ConnectionError):  # the last of whom a stream is passed on to
             self.counters.cancelled += 1
             raise
         if traveller.broke_off:  # and the caller has dealt with it
@@ -331,7 +352,8 @@ class Router:
         replica = seat.member.replica
         self._blame(seat, exc)
         traveller.tried.add((replica.uid, seat.era))
-        if self._is_open and traveller.attempts < self.limits.attempts:
+        traveller.unsent += exc.fault is Fault.UNREACHABLE
+        if self._is_open and traveller.attempts - traveller.unsent < self.limits.attempts:
             self.counters.tried_again += 1
             return
         tries = f"{traveller.attempts} attempt{'s' if traveller.attempts > 1 else ''}"
@@ -356,10 +378,16 @@ class Router:
     def _pool(self, model: str) -> Pool:
         if not self._is_open:
             raise InferenceError("the router is closed; use it within `async with`", 503)
-        pool = self._pools.get(model)
-        if pool is None or not pool.members:
+        if not self.serves(model):
             raise unknown_name("model", model, self.models)
-        return pool
+        return self._pools[model]
+
+    def _pool_for(self, model: str) -> Pool:
+        """Return the pool of a model; there is one from the first replica on, or from when it was expected."""
+        if model not in self._pools:
+            policy = routing_policy(self._policy)
+            self._pools[model] = Pool(model, policy, self.ledger, self.limits.per_replica, self._clock)
+        return self._pools[model]
 
     def _find(self, uid: str) -> tuple[Pool, Member]:
         if uid not in self._models:

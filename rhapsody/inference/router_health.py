@@ -1,4 +1,8 @@
-"""Looks after a router's replicas: ejects silent ones, probes ejected ones, ends waiting that is in vain."""
+"""Looks after a router's replicas: probes silent and ejected ones, ends what is in vain.
+
+A replica that is silent while another is not is ejected until it has answered a probe. Where all are silent, such as
+the only one, they may just have long requests: they go on getting more, and are ejected when probes fail, too.
+"""
 
 from __future__ import annotations
 
@@ -63,19 +67,23 @@ class Keeper:
                 task.cancel()
 
     async def probe(self, pool: Pool, member: Member) -> None:
-        """Try an ejected replica; let it back in, or end what it still has."""
+        """Try an ejected or silent replica; let it back in, or end what it still has."""
+        breaker = member.breaker
         try:
             async with asyncio.timeout(self._probe_s):
                 await self._client.probe(member.replica)
         except (AttemptFailed, TimeoutError) as exc:
-            hopeless = member.breaker.probe_failed(exc.fault if isinstance(exc, AttemptFailed) else Fault.SILENT)
+            if not breaker.is_open and isinstance(exc, AttemptFailed) and 400 <= exc.status < 500:
+                breaker.probe_answered()  # it does not take probes, but it does not hang
+                return
+            hopeless = breaker.probe_failed(exc.fault if isinstance(exc, AttemptFailed) else Fault.SILENT)
             why = str(exc) or f"no answer to a probe within {self._probe_s:g} s"
+            if hopeless:
+                _give_up(pool, member, why)
             if member.replica.state is ReplicaState.EJECTED:
                 member.replica.reason = why
-            for seat in list(member.seats) if hopeless else ():
-                seat.end_attempt(f"{member.replica.uid} was given up: {why}")
             return
-        member.breaker.probe_answered()
+        breaker.probe_answered()
         if member.replica.state is ReplicaState.EJECTED:
             member.replica.state, member.replica.reason = ReplicaState.READY, ""
         pool.changed()
@@ -93,5 +101,16 @@ def eject_silent(pool: Pool) -> None:
             pool.changed()
 
 
+def _give_up(pool: Pool, member: Member, why: str) -> None:
+    """Eject a replica, if it is not yet, and end what it still has."""
+    if not member.breaker.is_open:
+        member.breaker.gave_no_sign()
+        if member.is_ready:
+            member.replica.state, member.replica.reason = ReplicaState.EJECTED, why
+            pool.changed()
+    for seat in list(member.seats):
+        seat.end_attempt(f"{member.replica.uid} was given up: {why}")
+
+
 def _due(pool: Pool) -> list[Member]:
-    return [member for member in pool.members.values() if member.breaker.probe_is_due()]
+    return [member for member in pool.members.values() if member.breaker.probe_is_due(busy=bool(member.seats))]

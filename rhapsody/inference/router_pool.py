@@ -87,6 +87,7 @@ class Traveller:
         number: Its place in the order of arrival.
         tried: Replicas that failed it, each with its era.
         attempts: How many seats it was given.
+        unsent: Of these, where nobody listened.
         began_at: When it was asked.
         waits_since: When it began to wait.
         queued_s: Waited for seats.
@@ -96,13 +97,14 @@ class Traveller:
     """
 
     __slots__ = ("attempts", "began_at", "broke_off", "deadline", "number", "queued_s", "request", "server_s", "tried",
-                 "waits_since")  # fmt: skip
+                 "unsent", "waits_since")  # fmt: skip
 
     def __init__(self, request: Request, number: int, now: float, deadline: float | None) -> None:
         self.request = request
         self.number = number
         self.tried: set[tuple[str, int]] = set()
         self.attempts = 0
+        self.unsent = 0
         self.began_at = now
         self.waits_since = now
         self.queued_s = 0.0

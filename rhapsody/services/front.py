@@ -18,7 +18,7 @@ from rhapsody.services.probes import authority
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rhapsody.services.service import Address
+    from rhapsody.services.states import Address
 
 _PART_BYTES = 1 << 16
 _ENDED_BY_PEER = (ConnectionError, OSError)
@@ -29,12 +29,13 @@ class Front(Outlet):
 
     Args:
         host: Address to listen on.
+        scheme: Of the URL.
         path: Of the URL, behind the port.
         wait_s: Longest that a connection waits for a replica to be ready.
     """
 
-    def __init__(self, host: str, path: str, wait_s: float = 30.0) -> None:
-        self._host, self._path, self._wait_s = host, path, wait_s
+    def __init__(self, host: str, scheme: str = "http", path: str = "", wait_s: float = 30.0) -> None:
+        self._host, self._scheme, self._path, self._wait_s = host, scheme, path, wait_s
         self._server: asyncio.Server | None = None
         self._port = 0
         self._replicas: dict[str, Address] = {}
@@ -53,7 +54,7 @@ class Front(Outlet):
     @property
     @override
     def url(self) -> str:
-        return f"http://{authority(self._host, self._port)}{self._path}"
+        return f"{self._scheme}://{authority(self._host, self._port)}{self._path}"
 
     @property
     @override

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rhapsody.model.event import State
     from rhapsody.model.outcome import Failure
     from rhapsody.model.service import Gate, ReplicaTask
-    from rhapsody.services.service import Address
+    from rhapsody.services.states import Address
 
 
 class Ground(Protocol):

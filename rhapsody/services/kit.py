@@ -17,11 +17,13 @@ from rhapsody.model.service import ReplicaTask
 from rhapsody.node.files import write_whole
 from rhapsody.services.probes import authority
 from rhapsody.services.record import FOLDER
-from rhapsody.services.service import Address
+from rhapsody.services.states import Address
 
 if TYPE_CHECKING:
     from rhapsody.services.ground import Ground
     from rhapsody.services.service import ServiceTask
+
+_FILES = "files"
 
 
 class Kit:
@@ -31,6 +33,9 @@ class Kit:
         service: Which.
         ground: The session.
 
+    Attributes:
+        state_folder: What a service writes there stays: for its next start, and for a resumed run.
+
     Raises:
         SpecError: The function cannot be sent to another process, or the run folder not be written.
     """
@@ -39,12 +44,13 @@ class Kit:
         self._service = service
         self._ground = ground
         self._folder = ground.run_dir.absolute() / FOLDER / service.name
-        self._state_folder = self._folder.with_name(f"{service.name}.state")
+        self.state_folder = self._folder.with_name(f"{service.name}.state")
         try:
-            for folder in (self._folder, self._state_folder):
+            for folder in (self._folder, self.state_folder):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._secrets = self._write("secrets.json", json.dumps(dict(service.secrets)).encode())
             self._argv = self._command()
+            self._place_files()
         except OSError as exc:
             raise SpecError(f"service {service.name}: cannot write {self._folder}: {exc.strerror}") from exc
 
@@ -66,6 +72,16 @@ class Kit:
         file = self._write("function.pickle", pickle.dumps((head, body)))
         return [sys.executable, "-m", "rhapsody.services.callable_service", file]
 
+    def _place_files(self) -> None:
+        folder = self._folder / _FILES
+        shutil.rmtree(folder, ignore_errors=True)  # of a session that died
+        folder.mkdir(mode=0o700)
+        for name, content in self._service.files.items():
+            if isinstance(content, bytes):
+                write_whole(folder / name, content)
+            else:
+                (folder / name).symlink_to(Path(content).absolute())
+
     def make(self, number: int, start: int) -> ReplicaTask:
         """Return the task of one start of one replica."""
         service = self._service
@@ -74,7 +90,8 @@ class Kit:
         folder.mkdir(mode=0o700)
         spec = {
             "folder": str(folder),
-            "state_dir": str(self._state_folder),
+            "state_dir": str(self.state_folder),
+            "files": str(self._folder / _FILES),
             "run_dir": str(self._ground.run_dir.absolute()),
             "argv": self._argv,
             "extra_arguments": [str(each) for each in service.extra_arguments],
@@ -101,10 +118,12 @@ class Kit:
         )
 
     def address(self, task: ReplicaTask, number: int, start: int) -> Address | None:
-        """Return where a start is; None while it has not said so."""
-        file = self._start_folder(number, start) / "rank-0.json"
+        """Return where the first rank of a start is; None while any of its ranks has not said so."""
+        folder = self._start_folder(number, start)
+        if not all((folder / f"rank-{rank}.json").exists() for rank in range(self._service.resources.ranks)):
+            return None
         uid = f"{self._service.name}.{number}.{start}"
-        return _read_address(file, uid, self._ground.node_of(task), self._service.path)
+        return _read_address(folder / "rank-0.json", uid, self._ground.node_of(task), self._service)
 
     def logs(self, number: int, start: int) -> tuple[Path, Path]:
         """Return the files that a start writes standard output and standard error to."""
@@ -123,11 +142,11 @@ class Kit:
         return self._folder / f"{number}.{start}"
 
 
-def _read_address(path: Path, uid: str, node: str, url_path: str) -> Address | None:
+def _read_address(path: Path, uid: str, node: str, service: ServiceTask) -> Address | None:
     """Return where a replica is, from what its launcher has written; None while it has not."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     host, port = found["host"], found["port"]
-    return Address(uid, node, host, port, f"http://{authority(host, port)}{url_path}" if port else "")
+    return Address(uid, node, host, port, f"{service.scheme}://{authority(host, port)}{service.path}" if port else "")

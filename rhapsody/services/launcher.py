@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 EXIT_CODE = 70
-_PLACEHOLDER = re.compile(r"\{(port|host|work_dir|state_dir|run_dir|replica|rank|ranks|leader_host|leader_port)\}")
+_NAMES = "port|host|work_dir|state_dir|files|run_dir|replica|rank|ranks|leader_host|leader_port"
+_PLACEHOLDER = re.compile(rf"\{{({_NAMES})\}}")
 _LEADER_POLL_S = 0.1
 
 
@@ -50,6 +51,7 @@ def main() -> None:
         "host": host,
         "work_dir": work,
         "state_dir": spec["state_dir"],
+        "files": spec["files"],
         "run_dir": spec["run_dir"],
         "replica": spec["replica"],
         "rank": rank,

@@ -118,6 +118,15 @@ class PortProbe(Probe):
 
 
 @dataclass(frozen=True)
+class StartedProbe(Probe):
+    """Its processes are there, all ranks of them: they are before anything is asked, so that nothing is."""
+
+    @override
+    async def ask(self, subject: Subject) -> None:
+        pass
+
+
+@dataclass(frozen=True)
 class LogProbe(Probe):
     """A line of what it writes matches; within the last MiB of each of its outputs.
 
@@ -176,7 +185,7 @@ def probe_of(what: object, name: str) -> Probe:
     Raises:
         SpecError: It is none of them.
     """
-    if isinstance(what, HttpProbe | PortProbe | LogProbe | CallProbe):
+    if isinstance(what, HttpProbe | PortProbe | StartedProbe | LogProbe | CallProbe):
         return what
     if isinstance(what, re.Pattern):
         return LogProbe(what.pattern)

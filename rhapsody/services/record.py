@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 
 from rhapsody.model.allocation import FrozenModel
 from rhapsody.node.files import write_whole
-from rhapsody.services.service import ReplicaState, ServiceState
+from rhapsody.services.states import ReplicaState, ServiceState
 
 if TYPE_CHECKING:
     from pathlib import Path

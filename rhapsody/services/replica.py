@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rhapsody.errors import RhapsodyError
 from rhapsody.model.event import State
 from rhapsody.services.probes import NotReadyError, Subject, tail_of
-from rhapsody.services.service import ReplicaState, ReplicaView
+from rhapsody.services.states import ReplicaState, ReplicaView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rhapsody.model.service import ReplicaTask
     from rhapsody.services.ground import Ground, Outlet
     from rhapsody.services.kit import Kit
-    from rhapsody.services.service import Address, ServiceTask
+    from rhapsody.services.service import ServiceTask
+    from rhapsody.services.states import Address
 
 _LOG_BYTES = 8_000
-_LOG_LINES = 15
+_LOG_LINES = 30
 _PLACED = (State.PLACED, State.RUNNING)
 _FIRST_LOOK_S = 0.05
 
@@ -90,11 +91,14 @@ class Replica:
         self._news.set()
 
     async def keep(self) -> None:
-        """Return when it is over: retired, or given up. Its first start was submitted."""
+        """Return when it is over: retired, given up, or done. Its first start was submitted."""
         in_a_row = 0
         try:
             while self.is_wanted():
                 why = await self._live()
+                if self._has_ended_well():
+                    self._enter(ReplicaState.DONE, "")
+                    return
                 if not self.is_wanted():
                     break
                 if self._was_steady():
@@ -106,6 +110,9 @@ class Replica:
         finally:
             if self._task is not None and not self._task.is_final:
                 self._ground.cancel([self._task])
+
+    def _has_ended_well(self) -> bool:
+        return self._service.ends and self._task is not None and self._task.state is State.DONE
 
     def _was_steady(self) -> bool:
         return self._ready_at is not None and time.monotonic() - self._ready_at >= self._service.restart.steady_s

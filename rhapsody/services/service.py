@@ -7,175 +7,28 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rhapsody.errors import SpecError
 from rhapsody.model.resources import SERIAL, Resources
 from rhapsody.model.service import Gate
-from rhapsody.services import vllm
+from rhapsody.services import ai_worker, training, vllm
 from rhapsody.services.endpoints import variable_of
-from rhapsody.services.probes import HttpProbe, PortProbe, Probe, probe_of
+from rhapsody.services.probes import HttpProbe, PortProbe, Probe, StartedProbe, probe_of
+from rhapsody.services.restart import Restart
+from rhapsody.services.states import Health, ReplicaState, ServiceState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from rhapsody.model.policy import Policy
+    from rhapsody.services.states import Address, ReplicaView, Supervision
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
+_URL_PATH = re.compile(r"(/[A-Za-z0-9._~/-]*)?", re.ASCII)
 _MOST_REPLICAS = 100_000
-
-
-class ServiceState(StrEnum):
-    """How a service is."""
-
-    NEW = "NEW"
-    STARTING = "STARTING"
-    """None of its replicas is ready yet, or any more."""
-    READY = "READY"
-    STOPPING = "STOPPING"
-    STOPPED = "STOPPED"
-    FAILED = "FAILED"
-    """Its last replica was given up."""
-
-    @property
-    def is_over(self) -> bool:
-        """Whether it will not be ready again."""
-        return self in {ServiceState.STOPPED, ServiceState.FAILED}
-
-
-class ReplicaState(StrEnum):
-    """How a replica is."""
-
-    WAITING = "WAITING"
-    """For slots."""
-    STARTING = "STARTING"
-    READY = "READY"
-    DRAINING = "DRAINING"
-    """It gets nothing more, and ends what it has."""
-    BACKING_OFF = "BACKING_OFF"
-    """It ended, and is started again after a while."""
-    STOPPED = "STOPPED"
-    FAILED = "FAILED"
-    """It was given up."""
-
-
-class Address(NamedTuple):
-    """Where one ready replica is.
-
-    Attributes:
-        uid: Of the replica's start: `NAME.REPLICA.START`.
-        node: Name of the node in the allocation.
-        host: As the session's node reaches it.
-        port: Where it listens.
-        url: Of it.
-    """
-
-    uid: str
-    node: str
-    host: str
-    port: int
-    url: str
-
-
-class ReplicaView(NamedTuple):
-    """How one replica is now.
-
-    Attributes:
-        number: From 0.
-        state: How it is.
-        address: Where; None unless it is ready or drains.
-        restarts: How often it was started again.
-        reason: Why it is in its state; empty if all is well.
-    """
-
-    number: int
-    state: ReplicaState
-    address: Address | None
-    restarts: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """When a replica that has ended is started again.
-
-    Attributes:
-        limit: Starts again in a row that are tried, before it is given up.
-        delay_s: Seconds before the first of them.
-        factor: Each further delay is so many times the one before.
-        most_s: Longest delay.
-        steady_s: A replica that was ready for so long begins to count anew.
-    """
-
-    limit: int = 5
-    delay_s: float = 1.0
-    factor: float = 2.0
-    most_s: float = 60.0
-    steady_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        if self.limit < 0 or self.delay_s < 0 or self.factor < 1 or self.most_s < 0 or self.steady_s < 0:
-            raise SpecError(f"{self} makes no sense: nothing may be negative, and factor at least 1")
-
-    def delay_before(self, restart: int) -> float:
-        """Return the seconds before a start again, counted from 1."""
-        return float(min(self.most_s, self.delay_s * self.factor ** (restart - 1)))
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """When a replica is ready, and when it no longer is.
-
-    Attributes:
-        ready: What is asked until it is ready.
-        ready_within_s: A start that is not ready after so many seconds has failed; from its first process on.
-        poll_s: Seconds between two questions until then.
-        well: What is asked while it is ready; None asks nothing.
-        every_s: Seconds between two questions.
-        timeout_s: Longest that an answer may take then.
-        ready_timeout_s: Longest that it may take before; a first request may be slow.
-        failures: Bad answers in a row after which the replica is ended, and started again.
-    """
-
-    ready: Probe
-    ready_within_s: float = 300.0
-    poll_s: float = 0.5
-    well: Probe | None = None
-    every_s: float = 10.0
-    timeout_s: float = 10.0
-    ready_timeout_s: float = 60.0
-    failures: int = 3
-
-
-class Supervision(Protocol):
-    """Who keeps a service that was started."""
-
-    @property
-    def state(self) -> ServiceState:
-        """How the service is."""
-
-    @property
-    def reason(self) -> str:
-        """Why, where it is not well."""
-
-    @property
-    def replicas(self) -> Sequence[ReplicaView]:
-        """How its replicas are, in their order; none that was scaled away."""
-
-    @property
-    def url(self) -> str:
-        """What clients take; empty before the service was ready."""
-
-    async def ready(self, replicas: int | None, timeout_s: float | None) -> None:
-        """Return when so many are ready; see `ServiceTask.ready`."""
-
-    async def scale(self, replicas: int) -> None:
-        """Have so many replicas; see `ServiceTask.scale`."""
-
-    async def stop(self) -> None:
-        """End the service; see `ServiceTask.stop`."""
 
 
 @dataclass(eq=False)
@@ -184,11 +37,11 @@ class ServiceTask:
 
     Placeholders in `arguments` and in the values of `env` are filled in where a replica runs: `{port}`, `{host}`,
     `{work_dir}` (a folder of its own, removed at its end), `{state_dir}` (a folder of all replicas, which stays, for a
-    resumed run too), `{run_dir}`, `{replica}`, and for replicas of several ranks `{rank}`, `{ranks}`,
+    resumed run too), `{files}`, `{run_dir}`, `{replica}`, and for replicas of several ranks `{rank}`, `{ranks}`,
     `{leader_host}` and `{leader_port}`, at which rank 0 may listen.
 
     Tasks with `needs=[service]` wait until it is ready and find its address as `RHAPSODY_SERVICE_<NAME>_URL`. That one
-    stays the same while replicas come and go.
+    stays the same while replicas come and go. Those that need a service that ends wait until it has ended well.
 
     Attributes:
         name: Unique in the session: letters, digits and `.`, `_`, `-`.
@@ -202,9 +55,13 @@ class ServiceTask:
         resources: Of one replica. Several ranks are started through MPI's launcher, one process each.
         env: Variables added to its environment.
         secrets: Variables that are passed by a file only its owner may read: never in a command line, log or record.
+        files: By name, bytes that are written, or folders that are linked, into `{files}` before it starts.
         cwd: Folder to run in; the session's unless given.
         listens: Whether it has a port, and so an endpoint.
+        ends: Whether its replicas end by themselves, as a training does: then exit code 0 is no failure. Such a service
+            does not listen.
         port: That it must have on its node; None picks a free one.
+        scheme: Of its URL.
         path: Of its URL, behind the port: `/v1`.
         readiness: What shows that a replica is ready: a path such as `/health`, `re.compile(…)` for a line of its log,
             a function, or a probe. Unless given, that the port accepts connections.
@@ -235,9 +92,12 @@ class ServiceTask:
     resources: Resources = SERIAL
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    files: Mapping[str, bytes | Path] = field(default_factory=dict, repr=False)
     cwd: str | Path | None = None
     listens: bool = True
+    ends: bool = False
     port: int | None = None
+    scheme: str = "http"
     path: str = ""
     readiness: Any = None
     ready_within_s: float = 300.0
@@ -270,6 +130,8 @@ class ServiceTask:
             ready = HttpProbe("/v1/models", key=self.key)
         elif self.listens:
             ready = PortProbe()
+        elif self.ends:
+            ready = StartedProbe()
         else:
             raise SpecError(f"service {self.name} does not listen: say by readiness=… how it is seen that it is ready")
         well = None if self.health in (None, False) else probe_of(self.health, "health")
@@ -292,6 +154,56 @@ class ServiceTask:
             SpecError: They contradict one another.
         """
         return cls(**vllm.describe(model, **options))
+
+    @classmethod
+    def ai_worker(cls, model: str, loader: Callable[..., object] | str, **options: Any) -> Self:  # noqa: ANN401
+        """Return a service of AI workers: processes that hold a loaded model and are fed in batches by a queue.
+
+        Args:
+            model: The name by which requests ask for it.
+            loader: Returns a `rhapsody.inference.worker_model.Model`; called once in each worker. A function, or its
+                name as `"module:function"`, for another version of Python.
+            options: `name`; `loader_options`, for the loader by name; `python`, the interpreter of an environment that
+                has the model's libraries, aiohttp, msgspec and cloudpickle; `max_batch` prompts in a batch;
+                `max_wait_ms`, so long a batch waits for more; `hang_s`, a call that takes longer hangs; `embeds`, for
+                models that give vectors; and all else that a `ServiceTask` takes.
+
+        Raises:
+            SpecError: A value is wrong.
+        """
+        return cls(**ai_worker.describe(model, loader, **options))
+
+    @classmethod
+    def torchrun(cls, script: str | Path, *arguments: object, **options: Any) -> Self:  # noqa: ANN401 - documented here
+        """Return a service that trains: PyTorch's launcher on one node or several, for a script that ends.
+
+        The script finds `RHAPSODY_CHECKPOINTS`, a folder that stays: when a process of the training has ended badly,
+        all of it is started again, and goes on from what it has saved there. `await service.done()` waits for the end.
+
+        Args:
+            script: Path of the script; name of a module with `module=True`.
+            arguments: Of the script.
+            options: `name`, else `training`; `nodes`; `processes_per_node`, a number or `"gpus"` for one per GPU;
+                `cores_per_process`; `gpus_per_node`; or `resources`, with a rank for each node; `python`, the
+                interpreter of an environment that has torch; `checkpoints`, a folder of one's own; and all else that a
+                `ServiceTask` takes.
+
+        Raises:
+            SpecError: They contradict one another, or the script is not there.
+        """
+        return cls(**training.describe(script, *arguments, **options))
+
+    @classmethod
+    def deepspeed(cls, script: str | Path, *arguments: object, **options: Any) -> Self:  # noqa: ANN401 - as torchrun
+        """Return a service that trains by DeepSpeed: as `torchrun`, whose launcher it uses, with the same arguments.
+
+        DeepSpeed's own launcher would reach other nodes by ssh. The interpreter needs deepspeed besides torch, and the
+        script's arguments name its configuration, as `--deepspeed_config`.
+
+        Raises:
+            SpecError: As `torchrun`.
+        """
+        return cls(**training.describe(script, *arguments, modules=("torch", "deepspeed"), **options))
 
     # How it is
 
@@ -328,6 +240,15 @@ class ServiceTask:
             raise SpecError(f"service {self.name} has no URL: it {why}")
         return url
 
+    @property
+    def state_dir(self) -> Path:
+        """Folder of what its replicas keep, their `{state_dir}`; it stays after the run.
+
+        Raises:
+            SpecError: The service was not started.
+        """
+        return self._supervised().state_dir
+
     async def ready(self, replicas: int | None = None, *, timeout_s: float | None = None) -> Self:
         """Return when it is ready.
 
@@ -340,6 +261,21 @@ class ServiceTask:
             SpecError: The service was not started.
         """
         await self._supervised().ready(replicas, timeout_s)
+        return self
+
+    async def done(self, *, timeout_s: float | None = None) -> Self:
+        """Return when all its replicas have ended well.
+
+        Args:
+            timeout_s: Seconds at most.
+
+        Raises:
+            ServiceError: One was given up, with the last lines of its log; or it was stopped; or not in time.
+            SpecError: The service was not started, or is not one that ends.
+        """
+        if not self.ends:
+            raise SpecError(f"service {self.name} does not end by itself; one that does is made with ends=True")
+        await self._supervised().done(timeout_s)
         return self
 
     async def scale(self, replicas: int) -> None:
@@ -407,8 +343,13 @@ def _require_numbers(service: ServiceTask) -> None:
     port = service.port
     if port is not None and (type(port) is not int or not 1 <= port <= 65535):
         raise SpecError(f"service {service.name}: port={port!r} must be from 1 to 65535; None picks a free one")
+    if not _SCHEME.fullmatch(service.scheme) or not _URL_PATH.fullmatch(service.path):
+        where = f"scheme={service.scheme!r}, path={service.path!r}"
+        raise SpecError(f"service {service.name}: {where} make no URL; such as scheme='redis', path='/v1'")
     if (service.port is not None or service.models) and not service.listens:
         raise SpecError(f"service {service.name}: with listens=False it has no port, and serves no models")
+    if service.ends and service.listens:
+        raise SpecError(f"service {service.name}: one that ends has no endpoint; with ends=True say listens=False")
 
 
 def _require_variables(service: ServiceTask) -> None:

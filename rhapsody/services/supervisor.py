@@ -17,15 +17,20 @@ from rhapsody.services.ground import Nowhere
 from rhapsody.services.kit import Kit
 from rhapsody.services.record import ReplicaRecord, ServiceRecord, write_record
 from rhapsody.services.replica import Replica
-from rhapsody.services.service import ReplicaState, ServiceState, Supervision
+from rhapsody.services.states import ReplicaState, ServiceState, Supervision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rhapsody.services.ground import Ground, Outlet
-    from rhapsody.services.service import ReplicaView, ServiceTask
+    from rhapsody.services.service import ServiceTask
+    from rhapsody.services.states import ReplicaView
 
-_OVER = frozenset({ReplicaState.STOPPED, ReplicaState.FAILED})
+_OVER = frozenset({ReplicaState.STOPPED, ReplicaState.DONE, ReplicaState.FAILED})
+_ENDED = frozenset({ReplicaState.DONE, ReplicaState.FAILED})
+"""By itself."""
+_WELL = frozenset({ReplicaState.READY, ReplicaState.DONE})
 _WRITE_AFTER_S = 0.2
 
 
@@ -75,13 +80,13 @@ class Supervisor(Supervision):
         self._write()
 
     async def run(self) -> None:
-        """Keep it until it is stopped, or its last replica was given up."""
+        """Keep it until it is stopped, or its last replica was given up or is done."""
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 for replica in self._replicas:
                     group.create_task(replica.keep())
-                while not self._stopping and not self._is_lost():
+                while not self._stopping and not self._has_ended():
                     await self._wait(None)
                 self._group = None
         finally:
@@ -92,8 +97,8 @@ class Supervisor(Supervision):
         outlet = self._outlet if self._outlet is not None else Nowhere()
         return Replica(self._service, number, self._kit, self._ground, outlet, self._look)
 
-    def _is_lost(self) -> bool:
-        return bool(self._replicas) and all(replica.state is ReplicaState.FAILED for replica in self._replicas)
+    def _has_ended(self) -> bool:
+        return bool(self._replicas) and all(replica.state in _ENDED for replica in self._replicas)
 
     def _left(self) -> list[Replica]:
         return [replica for replica in self._replicas if replica.state not in _OVER]
@@ -104,6 +109,9 @@ class Supervisor(Supervision):
             self._state = ServiceState.STOPPED
             failure = Failure(Cause.CANCELED, "the service was stopped")
             self._turn(State.CANCELED, failure)
+        elif self._has_ended() and not self._has_failed():
+            self._state = ServiceState.DONE
+            self._turn(State.DONE)
         else:
             self._state = ServiceState.FAILED
             self._turn(State.FAILED, Failure(Cause.LAUNCH, self._whole_reason()))
@@ -125,10 +133,11 @@ class Supervisor(Supervision):
         """Take note that something about a replica is other than before."""
         is_ready = any(replica.state is ReplicaState.READY for replica in self._replicas)
         if not self._stopping:
-            lost = ServiceState.FAILED if self._is_lost() else ServiceState.STARTING
-            self._state = ServiceState.READY if is_ready else lost
+            self._state = self._state_by_replicas(is_ready=is_ready)
         gate = self._service.gate
-        if is_ready and gate.state is State.WAITING:
+        if self._service.ends:
+            pass  # its gate opens at its end
+        elif is_ready and gate.state is State.WAITING:
             self._publish()
             self._turn(State.DONE)
         elif not is_ready and gate.state is State.DONE:
@@ -136,6 +145,13 @@ class Supervisor(Supervision):
         self._news.set()
         if self._timer is None:  # many may change at once
             self._timer = asyncio.get_running_loop().call_later(_WRITE_AFTER_S, self._write)
+
+    def _state_by_replicas(self, *, is_ready: bool) -> ServiceState:
+        if is_ready:
+            return ServiceState.READY
+        if not self._has_ended():
+            return ServiceState.STARTING
+        return ServiceState.FAILED if self._has_failed() else ServiceState.DONE
 
     def _turn(self, state: State, failure: Failure | None = None) -> None:
         gate = self._service.gate
@@ -204,13 +220,29 @@ class Supervisor(Supervision):
     def url(self) -> str:
         return "" if self._outlet is None or not self._service.gate.variables else self._outlet.url
 
+    @property
+    @override
+    def state_dir(self) -> Path:
+        return self._kit.state_folder
+
+    @override
+    async def done(self, timeout_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
+        except TimeoutError as exc:
+            text = f"has not ended after {timeout_s:g} s: {self._whole_reason()}"
+            raise ServiceError(f"service {self._service.name} {text}") from exc
+        if self._state is not ServiceState.DONE:
+            raise ServiceError(f"service {self._service.name} did not end well: {self._whole_reason()}")
+
     @override
     async def ready(self, replicas: int | None, timeout_s: float | None) -> None:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            ready = sum(replica.state is ReplicaState.READY for replica in self._replicas)
+            ready = sum(replica.state in _WELL for replica in self._replicas)
             shall = sum(replica.is_wanted() for replica in self._replicas) if replicas is None else replicas
-            if ready >= shall and not self._state.is_over:
+            if ready >= shall and self._state not in {ServiceState.STOPPED, ServiceState.FAILED}:
                 return
             if self._state.is_over or (shall > len(self._left()) and self._has_failed()):
                 raise ServiceError(f"service {self._service.name} will not be ready: {self._whole_reason()}")

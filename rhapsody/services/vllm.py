@@ -7,22 +7,23 @@ checked 2026-11 against vLLM 0.32.
 
 from __future__ import annotations
 
-import re
 import secrets
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rhapsody.errors import SpecError
 from rhapsody.model.resources import Resources
-from rhapsody.services.probes import HttpProbe
+from rhapsody.services.model_server import model_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 KEY = "VLLM_API_KEY"
 """Where the server reads the key that its clients must show."""
-_MODULE = "vllm.entrypoints.openai.api_server"
+_MODULE = "vllm.entrypoints.cli.main"
+"""The command `vllm`: the older `openai.api_server` does not know `--headless`."""
+_GUARD = "rhapsody_vllm_guard"
 _KEY_BYTES = 32
 _OWN_OPTIONS = {
     "model": "the first argument of ServiceTask.vllm",
@@ -37,11 +38,14 @@ _OWN_OPTIONS = {
     "master_addr": "nodes=",
     "master_port": "nodes=",
     "headless": "nodes=",
+    "middleware": "nothing: what guards it is one",
 }
 """What this says itself, and how users say it."""
 
 _OWN_ENV = {
     "VLLM_CACHE_ROOT": "{state_dir}/cache",
+    "VLLM_HOST_IP": "{host}",
+    "PYTHONPATH": "{files}",
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
 }
@@ -78,8 +82,9 @@ def describe(  # noqa: PLR0913 - one per thing that users choose, all but the fi
     if python is not None and image is not None:
         raise SpecError("ServiceTask.vllm: give python=… or image=…, not both: vLLM lives in one of them")
     served = served_as or model
-    arguments = [*_in_image(image, image_flags), "-m", _MODULE, "--model", model, "--served-model-name", served]
-    arguments += ["--host", "{host}", "--port", "{port}", "--shutdown-timeout", f"{drain_s:g}"]
+    arguments = [*_in_image(image, image_flags), "-m", _MODULE, "serve", model, "--served-model-name", served]
+    arguments += ["--host", "{host}", "--port", "{port}", "--shutdown-timeout", f"{drain_s:.0f}"]
+    arguments += ["--middleware", f"{_GUARD}.Guard", "--disable-uvicorn-access-log"]
     for option, count in (("tensor-parallel-size", tensor_parallel), ("pipeline-parallel-size", pipeline_parallel)):
         if count != 1:
             arguments += [f"--{option}", str(count)]
@@ -87,23 +92,17 @@ def describe(  # noqa: PLR0913 - one per thing that users choose, all but the fi
         arguments += ["--nnodes", "{ranks}", "--node-rank", "{rank}"]
         arguments += ["--master-addr", "{leader_host}", "--master-port", "{leader_port}"]
     arguments += _spelled(options or {})
-    probe = {"model": served, "input": "ready?"} if embeds else {"model": served, "prompt": "ready?", "max_tokens": 1}
     return {
-        "name": name or _name_of(served),
+        **model_fields(served, name, KEY, secrets.token_hex(_KEY_BYTES), embeds=embeds),
         "executable": "apptainer" if image is not None else str(python or sys.executable),
         "arguments": arguments,
         "extra_arguments": ["--headless"] if nodes > 1 else [],
         "replicas": replicas,
         "resources": resources or _resources(tensor_parallel, pipeline_parallel, nodes),
         "env": _OWN_ENV | dict(env or {}),
-        "secrets": {KEY: secrets.token_hex(_KEY_BYTES)},
-        "key": KEY,
-        "models": [served],
-        "readiness": HttpProbe("/v1/embeddings" if embeds else "/v1/completions", body=probe, key=KEY),
-        "health": HttpProbe("/health"),
+        "files": {f"{_GUARD}.py": Path(__file__).with_name("vllm_guard.py").read_bytes()},
         "ready_within_s": ready_within_s,
         "drain_s": drain_s,
-        "embeds": embeds,
         **service,
     }
 
@@ -148,9 +147,3 @@ def _spelled(options: Mapping[str, Any]) -> list[str]:
         elif value is not None:
             arguments += [option, *(map(str, value) if isinstance(value, list | tuple) else [str(value)])]
     return arguments
-
-
-def _name_of(model: str) -> str:
-    """Return what the service of a model is called, unless users say it."""
-    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rpartition("/")[2]).strip("-._")
-    return plain[:64] or "vllm"

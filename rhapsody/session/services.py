@@ -90,7 +90,7 @@ class Services(Ground):
             return None
         if service.models:
             return await self._models.outlet(service, self.host)
-        return Front(self.host, service.path)
+        return Front(self.host, service.scheme, service.path)
 
     async def aclose(self, limit_s: float) -> None:
         """End all services; returns when no process of them is left, or after the limit."""

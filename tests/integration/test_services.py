@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
-from rhapsody import ComputeTask, Resources, Restart, ServiceError, Session, SpecError, TaskFailed
+from rhapsody import ComputeTask, Resources, Restart, ServiceError, ServiceTask, Session, SpecError, TaskFailed
 from tests.contract.services import said_by, shell, web
 from tests.eventually import eventually
+from tests.requirements import needs_command
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -111,3 +114,19 @@ async def test_service_that_can_never_fit_is_refused(session: Session) -> None:
 async def test_task_that_needs_a_service_nobody_started_is_refused(session: Session) -> None:
     with pytest.raises(SpecError, match=r"needs the service 'web', which was not started"):
         await session.submit(ComputeTask(os.getpid, needs=[web()]))
+
+
+@needs_command("redis-server", package="redis-server")
+async def test_store_is_reached_through_the_address_of_the_service(session: Session) -> None:
+    arguments = ["--port", "{port}", "--bind", "{host}", "--dir", "{work_dir}", "--save", ""]
+    service = await session.start(ServiceTask("store", executable="redis-server", arguments=arguments, scheme="redis"))
+    await service.ready(timeout_s=60)
+    host, port = urlsplit(service.url).hostname, urlsplit(service.url).port
+
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(b"SET answer 42\r\nGET answer\r\n")
+    said = [await reader.readline() for _ in range(3)]
+    writer.close()
+
+    assert service.url.startswith("redis://")
+    assert said == [b"+OK\r\n", b"$2\r\n", b"42\r\n"]

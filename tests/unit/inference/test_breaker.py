@@ -144,3 +144,45 @@ def test_a_replica_loses_its_requests_when_nobody_listens_there_any_more(clock: 
     breaker.fell_silent()
 
     assert breaker.probe_failed(Fault.UNREACHABLE)
+
+
+def test_a_silent_replica_without_another_to_compare_with_is_probed_and_not_ejected(clock: Clock) -> None:
+    breaker = Breaker(SETTINGS, clock)
+    clock.now_s += 31
+
+    assert not breaker.probe_is_due(busy=False)
+    assert breaker.probe_is_due(busy=True)
+    breaker.probe_begins()
+    breaker.probe_answered()
+
+    assert not breaker.probe_is_due(busy=True)
+    assert (breaker.is_open, breaker.ejections, breaker.era) == (False, 0, 0)
+
+
+def test_probes_of_a_silent_replica_pause_in_between_and_the_last_one_ends_it(clock: Clock) -> None:
+    breaker = Breaker(SETTINGS, clock)
+    clock.now_s += 31
+    given_up = []
+
+    for _ in range(3):
+        while not breaker.probe_is_due(busy=True):
+            clock.now_s += 0.5
+        breaker.probe_begins()
+        given_up.append(breaker.probe_failed(Fault.SILENT))
+    breaker.gave_no_sign()
+
+    assert given_up == [False, False, True]
+    assert (clock.now_s, breaker.is_open) == (134, True)
+    assert not breaker.probe_is_due()
+
+
+def test_probes_that_failed_are_forgotten_when_an_answer_comes(clock: Clock) -> None:
+    breaker = Breaker(SETTINGS, clock)
+    for _ in range(2):
+        breaker.probe_begins()
+        breaker.probe_failed(Fault.SILENT)
+
+    breaker.progressed()
+
+    breaker.probe_begins()
+    assert not breaker.probe_failed(Fault.SILENT)

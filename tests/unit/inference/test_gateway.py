@@ -222,6 +222,25 @@ async def test_a_client_that_leaves_a_stream_stops_the_server() -> None:
         await eventually(lambda: at.servers[0].aborted == 1)
 
 
+async def test_a_client_that_is_found_gone_when_a_part_is_written_is_no_error_of_the_gateway(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def gone(_: object, __: object, http: web.Request) -> str:
+        assert http.transport is not None
+        http.transport.abort()
+        raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
+
+    monkeypatch.setattr("rhapsody.inference.gateway._pass_on", gone)
+    async with gateway() as at:
+        async with at.http.post("/v1/completions", json={**HELLO, "stream": True}) as answer:
+            with pytest.raises(aiohttp.ClientError):
+                await answer.read()
+
+        assert at.router.counters.cancelled == 1
+        assert await at.metric(f'rhapsody_gateway_requests_total{{model="{MODEL}",outcome="cancelled"') == 1
+    assert caplog.records == []
+
+
 async def test_a_stream_that_breaks_off_is_no_answer() -> None:
     async with gateway() as at, at.openai() as client:
         at.servers[0].behave = lambda request: at.servers[0].stream(request, ["a ", "b "], done=False)

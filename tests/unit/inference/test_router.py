@@ -4,53 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
 
 from rhapsody.errors import InferenceError, RequestRefusedError, SpecError
-from rhapsody.inference.breaker import BreakerSettings
 from rhapsody.inference.client import events
 from rhapsody.inference.replica import ReplicaState, key_in_file
-from rhapsody.inference.request import COMPLETIONS, Request
-from rhapsody.inference.router import Limits, Router
+from rhapsody.inference.router import Router
 from tests.eventually import eventually
 from tests.unit.inference.model_server import MODEL, ModelServer, break_off, failing, hang, nonce
+from tests.unit.inference.routing import LIMITS, QUICK, asks, routed, text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from rhapsody.inference.policies import Candidate
-    from rhapsody.inference.request import Answer
-
-QUICK = BreakerSettings(failures=3, silence_s=0.2, first_pause_s=0.05, longest_pause_s=0.1, probe_s=0.1)
-LIMITS = Limits(ready_wait_s=5, tick_s=0.02, breaker=QUICK)
-
-
-def asks(prompt: str, *, stream: bool = False, within_s: float | None = 20, **more: Any) -> Request:  # noqa: ANN401
-    fields = {"model": MODEL, "prompt": prompt, "max_tokens": 4, "stream": stream, **more}
-    return Request.make(COMPLETIONS, fields, within_s=within_s)
-
-
-def text(answer: Answer) -> str:
-    return str(answer.json()["choices"][0]["text"])
-
-
-@asynccontextmanager
-async def routed(
-    count: int = 1, limits: Limits = LIMITS, policy: str = "least_tokens"
-) -> AsyncIterator[tuple[Router, list[ModelServer]]]:
-    async with AsyncExitStack() as stack:
-        servers = [await stack.enter_async_context(ModelServer(f"r{number}")) for number in range(1, count + 1)]
-        router = await stack.enter_async_context(Router(policy, limits))
-        for server in servers:
-            router.add(server.replica())
-        yield router, servers
-        assert router.ledger.in_flight == 0
-        assert all(not member.load.tokens for member in router.replicas.values())
+    from rhapsody.inference.request import Request
 
 
 async def test_a_request_is_answered_with_how_the_answer_came() -> None:
@@ -157,6 +130,19 @@ async def test_attempts_are_bounded_and_the_last_reason_is_told() -> None:
 
         assert caught.value.status == 500
         assert sum(len(server.prompts) for server in servers) == 2
+
+
+async def test_a_request_gets_past_any_number_of_replicas_that_are_gone() -> None:
+    async with routed(9, LIMITS._replace(attempts=2), policy="round_robin") as (router, servers):
+        for server in servers[:8]:
+            await server.kill()
+
+        answers = [await router.ask(asks(f"{number}+")) for number in range(3)]
+
+        assert [(answer.journey.replica, answer.journey.attempts) for answer in answers] == [("r9", 9)] + [
+            ("r9", 1)
+        ] * 2
+        assert router.counters.tried_again == 8
 
 
 async def test_nothing_is_tried_after_the_deadline() -> None:
@@ -361,27 +347,6 @@ async def test_leaving_a_stream_stops_the_server() -> None:
             assert await anext(stream.parts()) == b"data: one\n\n"
 
         await eventually(lambda: server.aborted == 1)
-
-
-async def test_an_unknown_model_names_those_that_there_are() -> None:
-    async with routed() as (router, _):
-        with pytest.raises(SpecError, match="unknown model 'big'; valid: meta/small"):
-            await router.ask(Request.make(COMPLETIONS, {"model": "big", "prompt": "x"}))
-
-
-async def test_requests_of_one_model_do_not_wait_for_another() -> None:
-    async with routed(limits=LIMITS._replace(per_replica=1)) as (router, (server,)), ModelServer("e", "other") as other:
-        router.add(other.replica())
-        server.behave = hang
-        async with asyncio.TaskGroup() as group:
-            stuck = [group.create_task(router.ask(asks("long"))) for _ in range(2)]
-            await eventually(lambda: server.running and router.waiting[MODEL])
-
-            answer = await router.ask(asks("quick", model="other"))
-
-            for task in stuck:
-                task.cancel()
-        assert answer.journey.replica == "e"
 
 
 async def test_a_replica_gets_its_key_and_no_other_does(tmp_path: Path) -> None:
