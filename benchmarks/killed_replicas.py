@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 MODEL = "stand-in/small"
 TOKEN = "token-of-the-benchmark"  # noqa: S105 - of nothing else
 LONGEST = 40
-ATTEMPTS = 16
-"""More than the router's 4: replicas live so briefly here that one attempt in eight or so is cut short, by no fault of
-the prompt. Four in a row are, of 100,000 prompts, some."""
+ATTEMPTS = Limits().attempts
 WITHIN_S = 120.0
 START_S = 60.0
 POLL_S = 0.005

@@ -39,7 +39,7 @@ class Limits(NamedTuple):
     """
 
     per_replica: int = 256
-    attempts: int = 4
+    attempts: int = 8
     ready_wait_s: float = 30.0
     tick_s: float = 0.1
     breaker: BreakerSettings = BreakerSettings()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from rhapsody.errors import SpecError
+from rhapsody.model.ai import AITask
 from rhapsody.model.arguments import SCALARS
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.task import ComputeTask, Task
@@ -54,7 +55,10 @@ class Codes:
         executable = getattr(task, "executable", None)
         if executable is not None:
             return _digest([b"executable", _scalar((executable, ranks))])
-        code = self._of_function(getattr(task, "function", None))
+        function = getattr(task, "function", None)
+        code = self._of_function(function)
+        if isinstance(task, AITask):
+            return code if function is not None else _REQUEST
         return code if not (code and ranks) else _digest([code, _scalar(ranks)])
 
     def _of_function(self, function: object) -> bytes:
@@ -85,6 +89,9 @@ def inputs_of(task: Task, dependencies: Sequence[Task]) -> bytes:
         inputs: list[Any] = [task.args, task.kwargs or {}, task.arguments]
     elif isinstance(task, ArrayTask):
         inputs = [task.items]
+    elif isinstance(task, AITask):
+        prompt = None if task.function is not None else task.prompt
+        inputs = [prompt, task.args, task.model, task.system, task.fields, task.embed]
     else:
         return _NONE
     inputs += [dict(options.env or {}), options.cwd, list(options.after)]
@@ -303,6 +310,8 @@ class _Writer:
 
 
 _Cached: type = type(lru_cache(_safely))
+_REQUEST = _digest([b"request to a model"])
+"""Code of requests whose prompt no function makes: what else there is are inputs."""
 _WRITERS: dict[type, Callable[[_Writer, Any], None]] = {
     list: _Writer.write_sequence,
     tuple: _Writer.write_sequence,

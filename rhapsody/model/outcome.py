@@ -20,6 +20,10 @@ class Cause(StrEnum):
     RESULT = "result"
     LAUNCH = "launch"
     DEPENDENCY = "dependency"
+    MODEL = "model"
+    """No model server answered."""
+    REFUSED = "refused"
+    """A model server refused the request, and would do so again."""
     LOST = "lost"
     CANCELED = "canceled"
 

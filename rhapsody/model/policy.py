@@ -29,7 +29,7 @@ class Retry:
     attempts: int = 3
     delay_s: float = 0.0
     factor: float = 2.0
-    causes: frozenset[Cause] = frozenset({Cause.EXCEPTION, Cause.EXIT_CODE, Cause.SIGNAL, Cause.TIMEOUT})
+    causes: frozenset[Cause] = frozenset({Cause.EXCEPTION, Cause.EXIT_CODE, Cause.SIGNAL, Cause.TIMEOUT, Cause.MODEL})
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.delay_s < 0 or self.factor <= 0:
@@ -56,7 +56,7 @@ class Policy:
         placement: `"pack"`, `"spread"` or a `PlacementPolicy`.
         backend: Name of the backend that runs the task.
         retry: A `RetryPolicy`; or attempts in all, as a number.
-        routing: How requests to models are routed; speaks to AI tasks only.
+        routing: How requests to models are routed: `"least_tokens"`, `"round_robin"` or `"random"`; the session's only.
         priority: Added to the task's own.
         oversubscribe: The task's cores may be shared with one other oversubscribing or ordinary task.
         colocate_with: Place on nodes of this task, once it is placed.

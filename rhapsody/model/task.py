@@ -12,7 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from rhapsody.errors import SpecError, TaskCanceled, TaskError, TaskFailed, TaskUnknown
 from rhapsody.model.event import State
@@ -167,7 +167,7 @@ class Task:
         """What awaiting the task raises; None unless it ended in another state than DONE."""
         return self._error() if self.state in type_error_for else None
 
-    def __await__(self) -> Generator[Any, None, Task]:
+    def __await__(self) -> Generator[Any, None, Self]:
         if self.state is NEW:
             raise SpecError(f"task {self.uid} was never submitted; pass it to Session.submit first")
         if self.state is not DONE and self.state not in type_error_for:

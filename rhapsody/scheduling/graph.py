@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rhapsody.errors import SpecError
+from rhapsody.model.ai import AITask
 from rhapsody.model.arguments import SCALARS, find_tasks
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
@@ -38,16 +39,16 @@ def has_arguments(task: Task) -> bool:
 def dependencies_of(task: Task) -> list[Task]:
     """Return the tasks that a task names, each once: among its arguments, and in `after`."""
     found: list[Task] = []
+    given: Iterable[Any] = ()
     if isinstance(task, ComputeTask):
-        for values in (task.args, task.arguments):
-            if values and not SCALARS.issuperset(map(type, values)):
-                for value in values:
-                    found.extend(find_tasks(value))
-        if task.kwargs:
-            for value in task.kwargs.values():
-                found.extend(find_tasks(value))
+        given = (*task.args, *task.arguments, *task.kwargs.values()) if task.kwargs else (*task.args, *task.arguments)
+    elif isinstance(task, AITask):
+        given = (task.prompt, *task.args)
     elif isinstance(task, ArrayTask):
         _refuse_tasks_as_items(task)
+    for value in given:
+        if type(value) not in SCALARS:
+            found.extend(find_tasks(value))
     found.extend(task.options.after)
     return list(dict.fromkeys(found)) if found else found
 

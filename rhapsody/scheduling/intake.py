@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, NoReturn
 
 from rhapsody.errors import SpecError, unknown_name
+from rhapsody.model.ai import AITask
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.policy import Policy, Retry
@@ -27,7 +28,19 @@ SLICE = 2048
 NEW = State.NEW
 _UNDER_WAY = frozenset({State.PLACED, State.RUNNING})
 _POLICIES_KEPT = 4096
-_KINDS = frozenset({ComputeTask, ArrayTask, ReplicaTask})
+_KINDS = frozenset({ComputeTask, ArrayTask, ReplicaTask, AITask})
+
+
+def weight_of(task: Task) -> int:
+    """Return as how many tasks it counts: by items where it has some; replicas of services are no tasks."""
+    if isinstance(task, ArrayTask):
+        return len(task)
+    return 0 if type(task) is ReplicaTask else 1
+
+
+def are_replicas(tasks: Sequence[Task]) -> bool:
+    """Return whether a submission is of replicas of services, which come by themselves."""
+    return bool(tasks) and type(tasks[0]) is ReplicaTask
 
 
 class Plan:
@@ -58,7 +71,7 @@ class Plan:
 def _refuse(task: Task) -> NoReturn:
     if type(task) not in _KINDS:
         raise SpecError(f"submit() takes tasks, not {task!r}; make a ComputeTask of it")
-    raise SpecError(f"task {task.uid} was submitted before; make a new ComputeTask to run it again")
+    raise SpecError(f"task {task.uid} was submitted before; make a new {type(task).__name__} to run it again")
 
 
 class Intake:
@@ -92,7 +105,7 @@ class Intake:
         last: tuple[Resources, Policy | None] | None = None
         refusal: str | None = None
         for task in tasks:
-            if task.state in _UNDER_WAY and not isinstance(task, ArrayTask):
+            if type(task) is AITask or (task.state in _UNDER_WAY and not isinstance(task, ArrayTask)):
                 continue
             asked = task.resources, task.options.policy
             if last is None or asked[0] is not last[0] or asked[1] is not last[1]:
@@ -153,8 +166,11 @@ class Intake:
                 last = (task.resources, options.policy)
             if task.given_uid is not None:
                 self._check_uid(task.given_uid, plan)
-            if isinstance(task, ComputeTask) and (task.executable or options.cwd or task.resources.is_mpi):
+            if task.__class__ is AITask or (
+                isinstance(task, ComputeTask) and (task.executable or options.cwd or task.resources.is_mpi)
+            ):
                 self._backend.check(task)
+                options = task.options  # of a model request, what serves the model has been found out
             if (options is not DEFAULT_OPTIONS or has_arguments(task)) and (dependencies := dependencies_of(task)):
                 plan.edges[task] = dependencies
             if options.needs:
@@ -203,7 +219,7 @@ class Intake:
         if own is not None:
             self._check_policy(own, f"the policy of task {task.uid}")
             if own.routing is not None:
-                raise SpecError(f"task {task.uid}: Policy.routing speaks to AI tasks only; leave it out")
+                raise SpecError(f"task {task.uid}: routing is the session's: Session(policy=Policy(routing=…))")
         policy = self.policy_of(task)
         if policy.colocate_with is not None:
             plan.companions.setdefault(policy.colocate_with, task)

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from rhapsody.abc import NO_EDGES
 from rhapsody.errors import BackendError, JournalError, SessionClosedError
+from rhapsody.model.ai import AITask
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
 from rhapsody.model.service import Gate, ReplicaTask
 from rhapsody.model.task import ComputeTask, Task
+from rhapsody.scheduling.asking import Asking, is_queued
 from rhapsody.scheduling.graph import failure_by, link, tell_dependents
 from rhapsody.scheduling.horizon import Horizon
-from rhapsody.scheduling.intake import SLICE, Intake, Plan
+from rhapsody.scheduling.intake import SLICE, Intake, Plan, are_replicas, weight_of
 from rhapsody.scheduling.items import Items, Ledger
 from rhapsody.scheduling.outbox import Outbox
 from rhapsody.scheduling.placer import Lease, Placer
@@ -83,7 +85,9 @@ class Scheduler:
         self.on_failure: Callable[[Task], object] = lambda _task: None
         """Called with each task that ended FAILED or UNKNOWN."""
         self._placer = Placer(mapper, self._intake, self.counts, self._refuse)
-        self._items = Items(self._placer, sink, clock, Ledger(self.running, self._move, self._end, self._cycle))
+        ledger = Ledger(self.running, self._move, self._end, self._cycle)
+        self._items = Items(self._placer, sink, clock, ledger)
+        self._asking = Asking(sink, self._live, ledger, self._settle, self._tell_of)
 
     @property
     def tasks(self) -> list[Task]:
@@ -142,9 +146,9 @@ class Scheduler:
         for task in tasks:
             task.state = WAITING
         self._live.update({task.number: task for task in tasks})
-        self.counts[WAITING] += sum(map(_weight, tasks))
+        self.counts[WAITING] += sum(map(weight_of, tasks))
         known = plan.recalled
-        if self.history is not None and not plan.edges and not _are_replicas(tasks):  # edges: done for the whole
+        if self.history is not None and not plan.edges and not are_replicas(tasks):  # edges: done for the whole
             known = self.history.recall(tasks, NO_EDGES)
         recalled = [(task, known[task]) for task in tasks if task in known] if known else []
         is_simple = not plan.edges and not plan.gates and not recalled
@@ -190,8 +194,8 @@ class Scheduler:
     def _queue(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
             task.state = READY
-        self._placer.join(tasks)
-        self._move(sum(map(_weight, tasks)), WAITING, READY)
+        self._placer.join(self._asking.join(tasks))
+        self._move(sum(map(weight_of, tasks)), WAITING, READY)
         for task in tasks:
             if type(task) is ArrayTask:
                 self._items.queued(task)
@@ -249,12 +253,17 @@ class Scheduler:
             self._placer.costs.learn(function, spent_ns, calls)
         if fresh:
             self._finish(fresh, starts, ends)
+        self._asking.hear()
         self._cycle(hungry)
 
     def _finish(self, tasks: list[Task], starts: list[int], ends: list[int]) -> None:
         """Settle tasks that were placed, ran and are done."""
         self._sink.ran(tasks, starts, ends)
         self._move(len(tasks), PLACED, DONE)
+        self._tell_of(tasks)
+
+    def _tell_of(self, tasks: list[Task]) -> None:
+        """Let go of tasks that are DONE, which is recorded."""
         self._outbox.ended += tasks
         if self._unwanted:
             self._unwanted.difference_update(task.number for task in tasks)
@@ -264,6 +273,8 @@ class Scheduler:
         """Take whatever is not the plain end of a plain task."""
         if isinstance(task, ArrayTask):
             self._items.hear(task, report, hungry)
+        elif type(task) is AITask:
+            self._asking.note(task, report)
         elif task.attempt != report.attempt or task.state not in (PLACED, RUNNING):
             return  # fenced: not the current attempt
         elif report.state is RUNNING:
@@ -293,7 +304,7 @@ class Scheduler:
         if task.state is not PLACED:
             return
         self._sink.entered(RUNNING, [task], started_ns)
-        self._move(_weight(task), PLACED, RUNNING)
+        self._move(weight_of(task), PLACED, RUNNING)
         task.state = RUNNING
         if type(task) is not ReplicaTask:
             self.running[task.number] = task
@@ -304,7 +315,7 @@ class Scheduler:
             reason = self._closed or "cancelled before it ran"
             self._end(task, CANCELED, self._clock(), Failure(Cause.CANCELED, reason))
             return
-        self._move(_weight(task), task.state, READY)
+        self._move(weight_of(task), task.state, READY)
         task.attempt -= 1
         task.state = READY
         self._sink.entered(READY, [task], self._clock())
@@ -345,6 +356,8 @@ class Scheduler:
         self._gone = self._items.closed = True
         self._notify(self._closed)
         self._outbox.launches = []
+        asked = [task for task in self._live.values() if type(task) is AITask and task.state in (PLACED, RUNNING)]
+        self._backend.cancel([(task.number, task.attempt) for task in asked])  # they do not end with the runtime
         for task in list(self._live.values()):
             self._end(task, FAILED, self._clock(), Failure(Cause.LAUNCH, self._closed))
         self._cycle()
@@ -380,7 +393,7 @@ class Scheduler:
             self._items.drop(run, state)
             self._placer.leave(task)
         else:
-            self._move(_weight(task), task.state, state)
+            self._move(weight_of(task), task.state, state)
         self.running.pop(task.number, None)
         self._unwanted.discard(task.number)
         if (timer := self._timers.pop(task, None)) is not None:
@@ -445,7 +458,7 @@ class Scheduler:
             self._closed = reason
         self._items.closed = True
         self._items.go_on_with_all()
-        self.cancel([task for task in self._live.values() if task.state in (WAITING, READY)], reason)
+        self.cancel([task for task in self._live.values() if task.state in (WAITING, READY) or is_queued(task)], reason)
 
     def _cycle(self, hungry: Sequence[Lease] = ()) -> None:
         placer = self._placer
@@ -458,10 +471,12 @@ class Scheduler:
         while self._loose:  # of tasks that could not be placed
             self._free_dependents()
             placer.pump()
-        if placer.batch:
-            self._sink.placed(placer.batch, self._clock())
-            self._outbox.launches += placer.batch
-            placer.batch = []
+        launches, placer.batch = placer.batch, []
+        if not placer.paused:
+            launches += self._asking.take()
+        if launches:
+            self._sink.placed(launches, self._clock())
+            self._outbox.launches += launches
         self._outbox.flush()
 
     def look_at_journal(self) -> None:
@@ -479,14 +494,3 @@ class Scheduler:
     def _move(self, count: int, before: State, after: State) -> None:
         self.counts[before] -= count
         self.counts[after] += count
-
-
-def _weight(task: Task) -> int:
-    """Return as how many tasks it counts."""
-    if isinstance(task, ArrayTask):
-        return len(task)
-    return 0 if type(task) is ReplicaTask else 1
-
-
-def _are_replicas(tasks: Sequence[Task]) -> bool:
-    return bool(tasks) and type(tasks[0]) is ReplicaTask

@@ -17,6 +17,7 @@ from rhapsody.services.front import Front
 from rhapsody.services.ground import Ground
 from rhapsody.services.service import ServiceTask
 from rhapsody.services.supervisor import Supervisor
+from rhapsody.session.models import GATEWAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -76,6 +77,8 @@ class Services(Ground):
         return service
 
     def _require_name(self, service: ServiceTask) -> None:
+        if service.name == GATEWAY:
+            raise SpecError(f"a service cannot be called {GATEWAY!r}: that is the session's own; give it another name")
         for other, _, _ in self._kept.values():
             if other.name == service.name:
                 raise SpecError(f"this session has a service {service.name!r} already; give this one another name")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 from rhapsody.abc import RunContext
-from rhapsody.backends.discover import find_allocation
-from rhapsody.errors import BackendError, SessionClosedError, SpecError, TaskError
+from rhapsody.errors import BackendError, SessionClosedError, TaskError
 from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.policy import Policy
@@ -21,21 +19,25 @@ from rhapsody.model.task import DEFAULT_OPTIONS, Task, TaskOptions
 from rhapsody.scheduling.mapper import Mapper
 from rhapsody.scheduling.scheduler import Scheduler
 from rhapsody.session.backend_choice import choose_backend
+from rhapsody.session.dispatch import Dispatch
 from rhapsody.session.ending import Ending
 from rhapsody.session.failures import FailureGroup, Failures
+from rhapsody.session.models import Models
 from rhapsody.session.notices import Notices
 from rhapsody.session.run import Run
 from rhapsody.session.services import Services
 from rhapsody.session.signals import Interrupts
+from rhapsody.session.supply import supply
 from rhapsody.session.timekeeper import Timekeeper
-from rhapsody.session.waiting import Arrivals, Countdown
+from rhapsody.session.waiting import AnyTask, Arrivals, Countdown, future_of, list_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
     from pathlib import Path
     from types import TracebackType
 
     from rhapsody.abc import Backend, RetryPolicy
+    from rhapsody.inference.gateway_run import OpenGateway
     from rhapsody.model.allocation import Allocation
     from rhapsody.services.service import ServiceTask
     from rhapsody.telemetry.history.past import Tally
@@ -93,13 +95,12 @@ class Session:
         run_dir: Path | str | None = None,
         facts: Mapping[str, Any] | None = None,
     ) -> None:
-        _require_count("cores", cores)
-        _require_count("gpus", gpus)
-        self.allocation = _supply(allocation, cores, gpus)
+        self.allocation = supply(allocation, cores, gpus)
         """Nodes of the session."""
         self._policy = policy or Policy()
         self._notify = Notices(notify or _say)
-        self._backend = choose_backend(backend, self.allocation, self._notify)
+        self._models = Models(self._policy.routing, self._notify)
+        self._backend = Dispatch(choose_backend(backend, self.allocation, self._notify), self._models)
         self._run = Run(
             name,
             runs,
@@ -164,23 +165,28 @@ class Session:
         offset_ns = time.time_ns() - time.monotonic_ns()
         facts = self._facts() | self._timekeeper.facts
         run_dir = await self._run.open(self._backend, facts, self._taken_over, self._ending.asked)
+
+        def clock() -> int:
+            return time.monotonic_ns() + offset_ns
+
         try:
             scheduler = Scheduler(
                 backend=self._backend,
                 mapper=Mapper(self.allocation),
                 sink=self._run.journal,
                 policy=self._policy,
-                clock=lambda: time.monotonic_ns() + offset_ns,
+                clock=clock,
                 notify=self._notify,
             )
             scheduler.history = self._run.past
+            self._models.attach(scheduler, clock, run_dir)
             loop = asyncio.get_running_loop()
             self._run.journal.watch_for_errors(lambda: loop.call_soon_threadsafe(scheduler.look_at_journal))
             scheduler.on_failure = self._failures.note
             env = {"RHAPSODY_RUN_DIR": str(run_dir), "RHAPSODY_ATTEMPT": "1", **self._timekeeper.env}
             context = RunContext(self.allocation, run_dir, offset_ns, env, self._run.session)
             await self._backend.start(context, scheduler)
-            self._services = Services(scheduler, context, getattr(self, "_models", None), self._notify)  # type: ignore[arg-type]
+            self._services = Services(scheduler, context, self._models, self._notify)
         except BaseException:  # cancellation too: neither lease nor journal may stay open
             self._run.close()
             raise
@@ -242,7 +248,7 @@ class Session:
 
     # Submitting
 
-    async def submit(self, tasks: Task | Iterable[Task]) -> list[Task]:
+    async def submit(self, tasks: AnyTask | Iterable[AnyTask]) -> list[AnyTask]:
         """Accept tasks: validated and in the journal when this returns; all of them or none.
 
         Returns:
@@ -253,7 +259,7 @@ class Session:
             SessionClosedError: The session drains or is closed.
             BackendError: The runtime did not start, or is gone.
         """
-        batch = _list_of(tasks, "submit")
+        batch = list_of(tasks, "submit")
         scheduler = await self._open()
         await scheduler.submit(batch)
         return batch
@@ -261,7 +267,7 @@ class Session:
     async def submit_tasks(self, tasks: Iterable[Task]) -> list[asyncio.Future[Task]]:
         """Accept tasks like `submit`; return a future for each, as rhapsody-py does."""
         batch = await self.submit(tasks)
-        return [_future_of(task) for task in batch]
+        return [future_of(task) for task in batch]
 
     async def map(  # noqa: PLR0913 - the first two by position, the rest by keyword
         self,
@@ -333,9 +339,43 @@ class Session:
         assert self._services is not None  # noqa: S101 - made when the session was opened
         return await self._services.start(service)
 
+    async def connect_model(
+        self, url: str, model: str, *, key_file: Path | str | None = None, probe_path: str = "/v1/completions"
+    ) -> str:
+        """Have AI tasks and the gateway use a model server that is not the session's; return the uid it has here.
+
+        Args:
+            url: Of the server, such as `http://node7:8000`.
+            model: That it serves.
+            key_file: File with the key that it wants, readable by you only.
+            probe_path: Where it is tried when it seems to hang: `/v1/embeddings` for a server that only embeds.
+
+        Raises:
+            SpecError: It does not answer, wants another key, or has no such model.
+        """
+        await self._open()
+        return await self._models.connect(url, model, key_file, probe_path)
+
+    async def gateway(self, host: str | None = None, port: int = 0) -> OpenGateway:
+        """Return the one address of all models of the session, for clients of OpenAI's API; it ends with the session.
+
+        Args:
+            host: Address to listen on; None: one that all nodes reach.
+            port: Port to listen on; 0 picks a free one.
+
+        Returns:
+            Its `url`, the `key_file` with what clients must show, and `models`.
+
+        Raises:
+            SpecError: It cannot listen there, or listens elsewhere already.
+        """
+        await self._open()
+        assert self._services is not None  # noqa: S101 - made when the session was opened
+        return await self._models.gateway(host or self._services.host, port)
+
     async def cancel(self, tasks: Task | Iterable[Task]) -> None:
         """Cancel tasks and return when they have ended; no process of them is left."""
-        batch = _list_of(tasks, "cancel")
+        batch = list_of(tasks, "cancel")
         scheduler = await self._open()
         scheduler.cancel(batch)
         await Countdown(batch).wait(None)
@@ -444,53 +484,5 @@ class Session:
         return self._backend.name
 
 
-def _supply(allocation: Allocation | None, cores: int | None, gpus: int | None) -> Allocation:
-    """Return the nodes that a session uses: those given, else those found, with so many cores and GPUs of each."""
-    if allocation is None:
-        cores = cores if cores is not None else _count_from("RHAPSODY_CORES")
-        gpus = gpus if gpus is not None else _count_from("RHAPSODY_GPUS")
-        return find_allocation(cores, gpus)
-    if cores is not None or gpus is not None:
-        raise SpecError("Session(allocation=…) says what exists; leave out cores and gpus")
-    return allocation
-
-
-def _count_from(variable: str) -> int | None:
-    text = os.environ.get(variable)
-    if not text:
-        return None
-    if not text.strip().isdigit():
-        raise SpecError(f"{variable}={text!r} is no whole number; set it to a count or unset it")
-    return int(text)
-
-
-def _require_count(name: str, value: object) -> None:
-    if value is not None and type(value) is not int:
-        raise SpecError(f"Session({name}={value!r}) must be a whole number; leave it out to take what is found")
-
-
-def _list_of(tasks: Task | Iterable[Task], verb: str) -> list[Task]:
-    if isinstance(tasks, Task):
-        return [tasks]
-    if not isinstance(tasks, Iterable):
-        raise SpecError(f"{verb}() takes a task or a list of tasks, not {tasks!r}")
-    return list(tasks)
-
-
 def _say(message: str) -> None:
     print(f"rhapsody: {message}", file=sys.stderr, flush=True)  # noqa: T201 - the default way to tell a user
-
-
-def _future_of(task: Task) -> asyncio.Future[Task]:
-    future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
-
-    def settle(ended: Task) -> None:
-        if future.done():
-            return
-        if ended.state is State.DONE:
-            future.set_result(ended)
-        elif (error := ended.exception) is not None:
-            future.set_exception(error)
-
-    task.watch(settle)
-    return future

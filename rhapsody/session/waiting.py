@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterable
+from typing import Self, TypeVar
 
 from rhapsody.errors import SpecError
 from rhapsody.model.event import State
+from rhapsody.model.task import Task
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+AnyTask = TypeVar("AnyTask", bound=Task)
 
-    from rhapsody.model.task import Task
+
+def list_of(tasks: AnyTask | Iterable[AnyTask], verb: str) -> list[AnyTask]:
+    """Return one task, or several, as a list.
+
+    Raises:
+        SpecError: It is neither; `verb` names what was called.
+    """
+    if isinstance(tasks, Task):
+        return [tasks]
+    if not isinstance(tasks, Iterable):
+        raise SpecError(f"{verb}() takes a task or a list of tasks, not {tasks!r}")
+    return list(tasks)
 
 
 class Countdown:
@@ -98,3 +110,19 @@ class Arrivals:
 def not_submitted(task: Task) -> SpecError:
     """Return the error for waiting for a task that nobody will run."""
     return SpecError(f"task {task.uid} was never submitted; pass it to Session.submit first")
+
+
+def future_of(task: Task) -> asyncio.Future[Task]:
+    """Return a future that is settled as the task is."""
+    future: asyncio.Future[Task] = asyncio.get_running_loop().create_future()
+
+    def settle(ended: Task) -> None:
+        if future.done():
+            return
+        if ended.state is State.DONE:
+            future.set_result(ended)
+        elif (error := ended.exception) is not None:
+            future.set_exception(error)
+
+    task.watch(settle)
+    return future

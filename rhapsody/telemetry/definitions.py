@@ -48,7 +48,7 @@ class Definitions:
             self.fresh = []
         runs = []
         kind = function = executable = resources = priority = None
-        known: dict[tuple[type[Task], int, str | None, int, int], int] = {}
+        known: dict[tuple[type[Task], int, str | None, int, int, str], int] = {}
         for at, task in enumerate(batch):
             if (
                 type(task) is ComputeTask
@@ -63,7 +63,9 @@ class Definitions:
             executable = getattr(task, "executable", None)
             resources, priority = task.resources, task.priority
             # ids are those of other objects once the tasks are gone: so they are known for this batch only
-            key = (kind, id(function), executable, id(resources), priority)
+            # for all but the most frequent kind, what is not among these shows in the label
+            label = "" if kind is ComputeTask else label_of(task)
+            key = (kind, id(function), executable, id(resources), priority, label)
             if key not in known:
                 known[key] = self._id_of(task)
             runs.append((at, known[key]))

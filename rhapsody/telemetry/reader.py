@@ -36,6 +36,7 @@ from rhapsody.telemetry.scan import JournalTail, Scan, located
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from rhapsody.model.resources import Resources
@@ -51,6 +52,7 @@ __all__ = [
     "read_events",
     "read_run",
     "read_tasks",
+    "without",
 ]
 
 T = TypeVar("T")
@@ -140,6 +142,16 @@ class Changes:
     details: Iterable[str] = repeat("")
     restored: bool = False
     places: Iterable[tuple[int, int] | None] = repeat(None)
+
+
+def without(changes: Changes, numbers: AbstractSet[int]) -> Changes:
+    """Return the changes but for those of some tasks."""
+    columns = (changes.times, changes.attempts, changes.ranges, changes.slots, changes.details, changes.places)
+    rows = [row for row in zip(changes.numbers, *columns, strict=False) if row[0] not in numbers]  # some go on for ever
+    left, *others = map(list, zip(*rows, strict=True)) if rows else ([] for _ in range(7))
+    times, attempts, ranges, slots, details, places = others
+    restored = changes.restored
+    return Changes(len(left), changes.state, left, times, attempts, ranges, slots, details, restored, places)
 
 
 class TaskRecord(NamedTuple):

@@ -1,5 +1,6 @@
 """How many tasks are in which state, what runs, and why others failed: a fold over the columns of a journal.
 
+Replicas of services are no tasks, and are left out.
 Ten bytes or so a task, whatever happened to it. Items of array tasks count each, as in `Session.counts`.
 """
 
@@ -11,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from rhapsody.model.event import State
-from rhapsody.telemetry.reader import Changes, Newcomers, Opened
+from rhapsody.telemetry.reader import Changes, Newcomers, Opened, without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,7 @@ _CODES = {state: code for code, state in enumerate(State)}
 _NEW = _CODES[State.NEW]
 """Of numbers that no task has, and of array tasks: these are counted by their items."""
 _UNHAPPY = (State.FAILED, State.UNKNOWN)
+_SERVICE = "service"
 _FAILED_CODES = frozenset(_CODES[state] for state in _UNHAPPY)
 
 
@@ -135,6 +137,8 @@ class Tally:
         self._started = array("q")
         self._causes = bytearray()
         self._arrays: dict[int, _Array] = {}
+        self._replicas: set[int] = set()
+        """Numbers of replicas of services."""
         self._known_labels: dict[str, int] = {}
         self._known_causes: dict[str, int] = {}
         self._failed: Counter[int] = Counter()
@@ -144,7 +148,8 @@ class Tally:
     def take(self, found: Opened | Newcomers | Changes) -> None:
         """Take the next of what a reader yields."""
         if isinstance(found, Changes):
-            self._change(found)
+            has_replicas = self._replicas and not self._replicas.isdisjoint(found.numbers)
+            self._change(without(found, self._replicas) if has_replicas else found)
         elif isinstance(found, Newcomers):
             self._welcome(found)
         else:
@@ -158,6 +163,9 @@ class Tally:
             return
         self._grow(1 + max(found.numbers))
         for group in found.groups:
+            if group.kind == _SERVICE:
+                self._replicas.update(found.numbers[group.start : group.stop])
+                continue
             label = self._known_labels.setdefault(group.label, len(self._known_labels))
             numbers = found.numbers[group.start : group.stop]
             if isinstance(numbers, range):
@@ -179,7 +187,7 @@ class Tally:
     def _change(self, found: Changes) -> None:
         numbers, state = found.numbers, found.state
         if not found.size:
-            return
+            return  # it was all of services
         self._grow(1 + max(numbers))  # of tasks whose acceptance is in a damaged frame
         times = list(islice(found.times, found.size))
         arrays = self._arrays.keys() & numbers if self._arrays else ()

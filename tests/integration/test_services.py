@@ -102,6 +102,8 @@ async def test_two_services_of_one_name_are_refused(session: Session) -> None:
 
     with pytest.raises(SpecError, match="has a service 'web' already"):
         await session.start(web("web"))
+    with pytest.raises(SpecError, match="cannot be called 'gateway'"):
+        await session.start(web("gateway"))
     with pytest.raises(SpecError, match="would both be RHAPSODY_SERVICE_WEB_URL"):
         await session.start(web("WEB"))
 

@@ -9,7 +9,7 @@ import pytest
 
 import rhapsody
 
-FROM_RHAPSODY_PY = ["Session", "ComputeTask", "ConcurrentExecutionBackend", "DragonExecutionBackend"]
+FROM_RHAPSODY_PY = ["Session", "ComputeTask", "AITask", "ConcurrentExecutionBackend", "DragonExecutionBackend"]
 ATTRIBUTES_FROM_RHAPSODY_PY = ["state", "stdout", "stderr", "exit_code", "return_value", "exception", "uid"]
 
 

@@ -12,6 +12,7 @@ from rhapsody.model.array import ArrayTask
 from rhapsody.model.event import State
 from rhapsody.model.fingerprint import Codes
 from rhapsody.model.outcome import Cause, Completed, Failure, Stdio
+from rhapsody.model.service import ReplicaTask
 from rhapsody.model.task import ComputeTask
 from rhapsody.telemetry.definitions import inputs_column, inputs_in, label_of
 from rhapsody.telemetry.history.item_log import DONE, LOST
@@ -118,6 +119,8 @@ class Past(History):
         found: dict[Task, Recalled] = {}
         inputs = list(inputs_in(inputs_column(tasks, edges), len(tasks)))
         for start, stop in _alike(tasks):
+            if isinstance(tasks[start], ReplicaTask):
+                continue  # what keeps a service knows what it needs
             group, code, label = tasks[start:stop], self._codes.of(tasks[start]), label_of(tasks[start])
             if code and not edges and type(group[0]) is ComputeTask and not any(task.given_uid for task in group):
                 self._recall_unnamed(group, code, inputs[start:stop], label, found)
@@ -268,7 +271,13 @@ def _alike(tasks: Sequence[Task]) -> Iterator[tuple[int, int]]:
     """Yield the ranges of tasks that run the same with the same resources."""
     start, what = 0, None
     for at, task in enumerate(tasks):
-        runs = (task.kind, getattr(task, "function", None), getattr(task, "executable", None), task.resources)
+        runs: tuple[object, ...] = (
+            task.kind,
+            getattr(task, "function", None),
+            getattr(task, "executable", None),
+            task.resources,
+            None if type(task) is ComputeTask else label_of(task),
+        )
         if runs != what:
             if at:
                 yield start, at

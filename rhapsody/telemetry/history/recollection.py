@@ -33,6 +33,8 @@ _AFTER = {
 }
 """How far a task is that entered a state; WAITING stands behind FAILED where it is tried again."""
 
+_SERVICE = "service"
+
 
 class _Newcomer(NamedTuple):
     """A task that was accepted; `needed` are the numbers of what it depends on."""
@@ -132,7 +134,10 @@ class Recollection:
         inputs = list(inputs_in(record.inputs, record.count))
         dependencies = dict(record.dependencies)
         special = found.uids or found.lengths or dependencies or self._awaiting
-        for start, stop, _, label, _, _, code in found.groups:
+        for start, stop, kind, label, _, _, code in found.groups:
+            if kind == _SERVICE:  # the campaign starts it again; what comes of it is nobody's result
+                self.register.pass_over(found.numbers[start:stop])
+                continue
             if code and not special:
                 keys = [code + each_one if each_one else b"" for each_one in inputs[start:stop]]
                 self.register.take_in(found.numbers[start:stop], keys, label)

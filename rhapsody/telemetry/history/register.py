@@ -45,6 +45,7 @@ class Register:
         self.items: dict[int, ItemLog] = {}
         self.unclaimed: Counter[str] = Counter()
         self._highest = 0
+        self._passed_over: set[int] = set()
         self._labels: list[str] = []
         self._label_ids: dict[str, int] = {}
         self._label_of = array("I")
@@ -65,6 +66,7 @@ class Register:
         self._next = {}
         self._row_of = array("I")
         self._highest = 0
+        self._passed_over = set()
         self.unclaimed = Counter({self._labels[which]: count for which, count in Counter(self._label_of).items()})
 
     def row_of(self, number: int) -> int:
@@ -74,16 +76,21 @@ class Register:
         self._highest = max(self._highest, number)
         return NOBODY
 
+    def pass_over(self, numbers: Iterable[int]) -> None:
+        """Take note that there are tasks of this session that get no row."""
+        self._passed_over.update(numbers)
+
     @property
     def highest(self) -> int:
         """Highest number of a task that was accepted in this session."""
-        return max(0, len(self._row_of) - 1)
+        return max(0, len(self._row_of) - 1, *self._passed_over)
 
     def missing_numbers(self) -> frozenset[int]:
         """Return the numbers of this session, up to the highest asked for, under which no task was accepted."""
         known = len(self._row_of)
         highest = max(known - 1, self._highest)
-        return frozenset(at for at in range(1, highest + 1) if at >= known or self._row_of[at] == NOBODY)
+        found = frozenset(at for at in range(1, highest + 1) if at >= known or self._row_of[at] == NOBODY)
+        return found - self._passed_over
 
     def claim(self, number: int, uid: str | None, key: bytes, label: str, length: int | None) -> tuple[int, bool]:
         """Return the row of a task that an earlier session had, `NOBODY` if none had it.

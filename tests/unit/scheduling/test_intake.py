@@ -118,7 +118,7 @@ class TestPolicies:
             (Policy(retry=True), ["retry=True"]),
             (Policy(priority="high"), ["priority='high'", "whole number"]),  # type: ignore[arg-type]
             (Policy(colocate_with="db"), ["colocate_with='db'", "task"]),  # type: ignore[arg-type]
-            (Policy(routing="random"), ["routing", "AI tasks"]),
+            (Policy(routing="random"), ["routing", "the session's"]),
         ],
     )
     async def test_a_wrong_policy_in_the_middle_of_a_list_refuses_the_list(

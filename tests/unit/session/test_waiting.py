@@ -178,7 +178,7 @@ class TestAsCompleted:
             backend.done(following)
             seen.append(await following)
 
-        assert [task.args for task in seen] == [(3,)]  # type: ignore[attr-defined]
+        assert [task.args for task in seen] == [(3,)]
 
     async def test_two_readers_share_one_iterator(self, session: Session, backend: ScriptedBackend) -> None:
         async def read(arrivals: AsyncIterator[Any]) -> list[Any]:
