@@ -81,5 +81,7 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     distributed.init_process_group()  # nccl where there are GPUs, gloo elsewhere
     train(int(sys.argv[1]))
-    distributed.barrier()  # what is of the group ends together, and when nothing uses it any more
-    distributed.destroy_process_group()
+    distributed.barrier()
+    os._exit(
+        0
+    )  # Gloo's threads, which live on, may abort a Python that ends. Source: pytorch/pytorch pull 179291; 2026-11

@@ -19,13 +19,14 @@ from rhapsody.inference.gateway_run import EVERYWHERE, LOCALHOST, OpenGateway, g
 from rhapsody.inference.look import answers, trouble_with
 from rhapsody.inference.replica import Replica, key_in_file
 from rhapsody.inference.router import Router
-from rhapsody.services.endpoints import FOLDER, Endpoint, publish, read_endpoints, withdraw
+from rhapsody.services.endpoints import FOLDER, publish, read_endpoints, withdraw
+from rhapsody.session.models import GATEWAY, endpoint_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-NAME = "gateway"
-"""By which a run tells of it."""
+    from rhapsody.services.endpoints import Endpoint
+
 LOOK_EVERY_S = 1.0
 
 
@@ -90,7 +91,7 @@ async def _serve(order: Order) -> int:
     async with router:
         for replica in order.given:
             router.add(replica)
-        members = Members(router, order.run_dir, NAME)
+        members = Members(router, order.run_dir, GATEWAY)
         seen: list[str] = []
         if order.run_dir is not None:
             await _require_no_other(order.run_dir)
@@ -139,22 +140,15 @@ class _Record:
         opened = self._opened
         if self._run_dir is None or (self._told is not None and self._told.models == opened.models):
             return
-        self._told = Endpoint(
-            name=NAME,
-            url=opened.url,
-            node=opened.node,
-            port=opened.port,
-            models=opened.models,
-            key_file=str(opened.key_file),
-        )
+        self._told = endpoint_of(opened)
         publish(self._run_dir, self._told)
 
     def remove(self) -> None:
         """Tell of it no more, unless another is told of by now."""
         if self._run_dir is None or self._told is None:
             return
-        if any(found.name == NAME and found.url == self._told.url for found in read_endpoints(self._run_dir)):
-            withdraw(self._run_dir, NAME)
+        if any(found.name == GATEWAY and found.url == self._told.url for found in read_endpoints(self._run_dir)):
+            withdraw(self._run_dir, GATEWAY)
 
 
 @contextmanager
@@ -174,7 +168,7 @@ def _key_file(order: Order) -> Iterator[Path]:
         yield order.key_file
     elif order.run_dir is not None:
         folder = order.run_dir / FOLDER
-        file = folder / f"{NAME}.key"
+        file = folder / f"{GATEWAY}.key"
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             file.unlink(missing_ok=True)  # of one that was killed
@@ -183,7 +177,7 @@ def _key_file(order: Order) -> Iterator[Path]:
         yield file
     else:
         with TemporaryDirectory(prefix="rhapsody-gateway-") as folder_of_its_own:
-            yield Path(folder_of_its_own) / f"{NAME}.key"
+            yield Path(folder_of_its_own) / f"{GATEWAY}.key"
 
 
 def _replica(number: int, text: str, key_file: Path | None) -> Replica:
@@ -196,10 +190,10 @@ def _replica(number: int, text: str, key_file: Path | None) -> Replica:
 async def _require_no_other(run_dir: Path) -> None:
     """Refuse to be a second gateway of a run."""
     for found in await asyncio.to_thread(read_endpoints, run_dir):
-        if found.name == NAME and await answers(found.url.removesuffix("/v1") + "/health"):
+        if found.name == GATEWAY and await answers(found.url.removesuffix("/v1") + "/health"):
             raise SpecError(
                 f"the run {run_dir.name} has a gateway, at {found.url}; how to use it: rhapsody connect"
-                f" {run_dir.name} {NAME}"
+                f" {run_dir.name} {GATEWAY}"
             )
 
 
@@ -230,6 +224,6 @@ def _tell(opened: OpenGateway, run_dir: Path | None) -> None:
     rows = [("url", opened.url), ("models", models), ("key", f"{opened.key_file}")]
     rows.append(("use it", f'export OPENAI_BASE_URL={opened.url} OPENAI_API_KEY="$(cat {opened.key_file})"'))
     if run_dir is not None:
-        rows.append(("elsewhere", f"rhapsody connect {run_dir.name} {NAME}"))
+        rows.append(("elsewhere", f"rhapsody connect {run_dir.name} {GATEWAY}"))
     rows.append(("end it", "Ctrl-C"))
     click.echo("\n".join(f"{label:<9}  {text}" for label, text in rows))

@@ -18,7 +18,7 @@ from aiohttp import web
 from rhapsody.errors import SpecError
 from rhapsody.inference.engine_core import Engine
 from rhapsody.inference.engine_faults import Switches
-from rhapsody.inference.engine_metrics import CONTENT_TYPE, render_metrics
+from rhapsody.inference.engine_metrics import render_metrics
 from rhapsody.inference.engine_pace import Pacer
 from rhapsody.inference.engine_replies import MAKER, Choice, Reply, problem, send_stream
 from rhapsody.inference.engine_requests import (
@@ -32,6 +32,7 @@ from rhapsody.inference.engine_requests import (
 )
 from rhapsody.inference.engine_settings import MARK
 from rhapsody.inference.engine_texts import embedding, nonce_of, packed, prompts_of
+from rhapsody.inference.exposition import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -15,9 +15,10 @@ from aiohttp import hdrs, web
 
 from rhapsody.errors import InferenceError, RequestRefusedError, RhapsodyError, SpecError
 from rhapsody.inference.client import REQUEST_ID
+from rhapsody.inference.exposition import CONTENT_TYPE
 from rhapsody.inference.gateway_errors import error_body, error_response, response_to_http
 from rhapsody.inference.request import CHAT, COMPLETIONS, EMBEDDINGS
-from rhapsody.inference.worker_metrics import CONTENT_TYPE, render_metrics
+from rhapsody.inference.worker_metrics import render_metrics
 from rhapsody.inference.worker_queue import Kind
 from rhapsody.inference.worker_replies import DONE, Reply, embeddings, event
 from rhapsody.inference.worker_requests import AnyAsked, Chat, Completion, Embeddings, parse

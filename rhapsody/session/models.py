@@ -228,16 +228,8 @@ class Models:
         found = self._gateway
         if found is None:
             return
-        endpoint = Endpoint(
-            name=GATEWAY,
-            url=found.url,
-            node=found.node,
-            port=found.port,
-            models=found.models,
-            key_file=str(found.key_file),
-        )
         try:
-            publish(self._run_dir, endpoint)
+            publish(self._run_dir, endpoint_of(found))
         except SpecError as exc:
             self._notify(f"the gateway listens, but others are not told: {exc}")
 
@@ -282,6 +274,18 @@ class Models:
             if self._hosting is not None:
                 hosting, self._hosting = self._hosting, None
                 await hosting
+
+
+def endpoint_of(found: OpenGateway) -> Endpoint:
+    """Return what a run folder says of a gateway."""
+    return Endpoint(
+        name=GATEWAY,
+        url=found.url,
+        node=found.node,
+        port=found.port,
+        models=found.models,
+        key_file=str(found.key_file),
+    )
 
 
 def _one_of(models: Sequence[str], model: str | None) -> str:
