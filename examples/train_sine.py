@@ -82,6 +82,5 @@ if __name__ == "__main__":
     distributed.init_process_group()  # nccl where there are GPUs, gloo elsewhere
     train(int(sys.argv[1]))
     distributed.barrier()
-    os._exit(
-        0
-    )  # Gloo's threads, which live on, may abort a Python that ends. Source: pytorch/pytorch pull 179291; 2026-11
+    # Gloo's threads, which live on, may abort a Python that ends. Source: pytorch/pytorch pull 179291, checked 2026-11
+    os._exit(0)
