@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     from rhapsody.services.record import ServiceRecord
     from rhapsody.session.status import RunStatus
 
-_COLOURS = {ServiceState.READY: "green", ServiceState.STARTING: "yellow", ServiceState.FAILED: "red"}
+_COLOURS = {
+    ServiceState.READY: "green",
+    ServiceState.DONE: "green",
+    ServiceState.STARTING: "yellow",
+    ServiceState.FAILED: "red",
+}
 
 
 def service_facts(found: RunStatus) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,8 @@ from rhapsody.services.torch_start import CHECKPOINTS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+COMPILED = {"TORCHINDUCTOR_CACHE_DIR": "{state_dir}/torchinductor"}
+"""Else PyTorch keeps it in the node's temporary folder, where it stays."""
 _STARTER = str(Path(__file__).with_name("torch_start.py"))
 _OWN_CHECKPOINTS = "{state_dir}/checkpoints/{replica}"
 _RESTART = Restart(limit=3, steady_s=math.inf)
@@ -64,7 +66,15 @@ def describe(  # noqa: PLR0913 - one per thing that users choose, all but the sc
         raise SpecError(f"ServiceTask.torchrun: give resources=… or {given[0]}=…, not both: they say the same")
     processes = _processes(processes_per_node, resources.gpus_per_rank)
     threads = max(1, resources.cores_per_rank // processes)
-    launcher = [_STARTER, ",".join(modules), *_rendezvous(resources.ranks), "--local-addr", "{host}"]
+    launcher = [
+        _STARTER,
+        ",".join(modules),
+        *_rendezvous(resources.ranks),
+        "--local-addr",
+        "{host}",
+        "--log-dir",
+        "{work_dir}",
+    ]
     launcher += ["--nproc-per-node", str(processes), *(["--module"] if module else [])]
     folder = _checkpoints(checkpoints, service.get("replicas", 1))
     return {
@@ -72,7 +82,7 @@ def describe(  # noqa: PLR0913 - one per thing that users choose, all but the sc
         "executable": str(python or sys.executable),
         "arguments": [*launcher, str(script), *arguments],
         "resources": resources,
-        "env": {CHECKPOINTS: folder, "OMP_NUM_THREADS": str(threads)} | dict(env or {}),
+        "env": {CHECKPOINTS: folder, "OMP_NUM_THREADS": str(threads), **COMPILED} | dict(env or {}),
         "listens": False,
         "ends": True,
         "restart": _RESTART,

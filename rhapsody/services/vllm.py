@@ -44,6 +44,7 @@ _OWN_OPTIONS = {
 
 _OWN_ENV = {
     "VLLM_CACHE_ROOT": "{state_dir}/cache",
+    "TORCHINDUCTOR_CACHE_DIR": "{state_dir}/torchinductor",
     "VLLM_HOST_IP": "{host}",
     "PYTHONPATH": "{files}",
     "VLLM_NO_USAGE_STATS": "1",

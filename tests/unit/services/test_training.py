@@ -33,8 +33,8 @@ def test_training_on_one_node_asks_nobody_for_a_meeting_place(script: Path) -> N
     service = ServiceTask.torchrun(script, "--epochs", 3, python="/envs/torch/bin/python", processes_per_node=2)
 
     assert words(service) == [
-        "/envs/torch/bin/python", STARTER, "torch", "--standalone", "--local-addr", "{host}", "--nproc-per-node", "2",
-        str(script), "--epochs", "3",
+        "/envs/torch/bin/python", STARTER, "torch", "--standalone", "--local-addr", "{host}", "--log-dir",
+        "{work_dir}", "--nproc-per-node", "2", str(script), "--epochs", "3",
     ]  # fmt: skip
     assert service.resources == Resources(cores_per_rank=2)
     assert (service.name, service.ends, service.listens) == ("training", True, False)
@@ -45,8 +45,8 @@ def test_training_on_several_nodes_meets_at_its_first_rank(script: Path) -> None
 
     assert words(service) == [
         sys.executable, STARTER, "torch", "--nnodes", "{ranks}", "--node-rank", "{rank}", "--master-addr",
-        "{leader_host}", "--master-port", "{leader_port}", "--local-addr", "{host}", "--nproc-per-node", "4",
-        str(script),
+        "{leader_host}", "--master-port", "{leader_port}", "--local-addr", "{host}", "--log-dir",
+        "{work_dir}", "--nproc-per-node", "4", str(script),
     ]  # fmt: skip
     assert service.resources == Resources(ranks=2, ranks_per_node=1, cores_per_rank=32, gpus_per_rank=4)
     assert service.env["OMP_NUM_THREADS"] == "8"
