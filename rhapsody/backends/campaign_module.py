@@ -9,12 +9,13 @@ import importlib.util
 from importlib.abc import MetaPathFinder
 from typing import TYPE_CHECKING
 
+from rhapsody.model.pickling import CAMPAIGN_MODULE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-MODULE_NAME = "rhapsody_campaign"
 FILE_VARIABLE = "RHAPSODY_CAMPAIGN_FILE"
 
 
@@ -29,6 +30,6 @@ class CampaignFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         """Return the spec of the campaign's module, None for any other name."""
         del path, target
-        if fullname != MODULE_NAME:
+        if fullname != CAMPAIGN_MODULE:
             return None
-        return importlib.util.spec_from_file_location(MODULE_NAME, self._file)
+        return importlib.util.spec_from_file_location(CAMPAIGN_MODULE, self._file)

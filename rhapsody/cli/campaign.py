@@ -8,9 +8,10 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rhapsody.backends.campaign_module import FILE_VARIABLE, MODULE_NAME
+from rhapsody.backends.campaign_module import FILE_VARIABLE
 from rhapsody.cli.faults import trimmed_traceback
 from rhapsody.errors import SpecError
+from rhapsody.model.pickling import CAMPAIGN_MODULE
 from rhapsody.session.campaign_file import SIGNATURE, existing_campaign
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def load_campaign(path: Path) -> Campaign:
 def _import(file: Path) -> ModuleType:
     os.environ[FILE_VARIABLE] = str(file)
     sys.path.insert(0, str(file.parent))
-    spec = importlib.util.spec_from_file_location(MODULE_NAME, file)
+    spec = importlib.util.spec_from_file_location(CAMPAIGN_MODULE, file)
     if spec is None or spec.loader is None:
         raise SpecError(f"campaign file {file} cannot be imported by this Python")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE_NAME] = module
+    sys.modules[CAMPAIGN_MODULE] = module
     try:
         spec.loader.exec_module(module)
     except SpecError:
@@ -89,6 +90,6 @@ def _coroutines_in(module: ModuleType) -> str:
     names = [
         f"`async def {name}`"
         for name, value in vars(module).items()
-        if inspect.iscoroutinefunction(value) and value.__module__ == MODULE_NAME
+        if inspect.iscoroutinefunction(value) and value.__module__ == CAMPAIGN_MODULE
     ]
     return f", but {', '.join(names[:_NAMES_SHOWN])}" if names else ""

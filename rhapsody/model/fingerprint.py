@@ -22,6 +22,7 @@ from rhapsody.errors import SpecError
 from rhapsody.model.ai import AITask
 from rhapsody.model.arguments import SCALARS
 from rhapsody.model.array import ArrayTask
+from rhapsody.model.pickling import CAMPAIGN_MODULE
 from rhapsody.model.task import ComputeTask, Task
 
 if TYPE_CHECKING:
@@ -330,7 +331,7 @@ _WRITERS: dict[type, Callable[[_Writer, Any], None]] = {
 }
 """Who takes what apart; what is not here is taken apart as pickle would."""
 
-_SCRIPTS = frozenset({"__main__", "rhapsody_campaign"})
+_SCRIPTS = frozenset({"__main__", CAMPAIGN_MODULE})
 """Modules that are edited from run to run."""
 
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HEAD = b"rhapsody loader, Python "
+_CAMPAIGN_MODULE = "rhapsody_campaign"
+"""As in `rhapsody.model.pickling`, which needs cloudpickle at once."""
 
 
 def render_loader(loader: Callable[..., object]) -> bytes:
@@ -25,10 +27,16 @@ def render_loader(loader: Callable[..., object]) -> bytes:
     """
     import cloudpickle  # noqa: PLC0415 - whoever reads a function of a module needs none
 
+    campaign = sys.modules.get(_CAMPAIGN_MODULE)
+    if campaign is not None:  # that process does not know it
+        cloudpickle.register_pickle_by_value(campaign)
     try:
         pickled = cloudpickle.dumps(loader)
     except Exception as exc:  # whatever the loader holds may raise
         raise SpecError(f"the loader {loader!r} cannot be pickled: {exc}; name it as MODULE:FUNCTION") from exc
+    finally:
+        if campaign is not None:
+            cloudpickle.unregister_pickle_by_value(campaign)
     return _HEAD + _python() + b"\n" + bytes(pickled)
 
 

@@ -30,6 +30,7 @@ from rhapsody.session.signals import Interrupts
 from rhapsody.session.supply import supply
 from rhapsody.session.timekeeper import Timekeeper
 from rhapsody.session.waiting import AnyTask, Arrivals, Countdown, future_of, list_of
+from rhapsody.session.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping
@@ -121,6 +122,7 @@ class Session:
         """Called with what left the session's context, just before it is closed: what `run.json` shall say besides."""
         self._gc_before: tuple[int, int, int] | None = None
         self._interrupts: Interrupts | None = None
+        self._watchdog = Watchdog(self._notify)
         self._failures = Failures()
 
     # Opening and closing
@@ -199,6 +201,7 @@ class Session:
         self._timekeeper.watch(scheduler, self._backend, self._ending.ran_out)
         self._interrupts = Interrupts(self._ending.drain, self._ending.stop, self._timekeeper.signaled)
         self._interrupts.__enter__()
+        self._watchdog.start()
         return scheduler
 
     def _facts(self) -> dict[str, Any]:
@@ -214,6 +217,7 @@ class Session:
             return
         self._ending.closed = True
         self._timekeeper.close()
+        self._watchdog.close()
         if self._scheduler is None:
             return
         if self._gc_before is not None:

@@ -57,6 +57,15 @@ def test_quickstart_prints_pi_and_leaves_a_run_folder(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs").iterdir())) == 1
 
 
+def test_model_is_asked_beside_functions_and_gives_the_same_answers_each_time(tmp_path: Path) -> None:
+    first, second = (run_example("ask_models.py", "--cores", "4", folder=tmp_path) for _ in range(2))
+
+    assert_ended_well(first)
+    assert "most said: {'the': 92, " in first.stdout
+    assert "40 questions were answered by 2 replicas" in first.stdout
+    assert only("^(most said: .*)$", first.stdout) == only("^(most said: .*)$", second.stdout)
+
+
 def test_quickstart_throws_as_often_as_its_argument_says(tmp_path: Path) -> None:
     ended = run_example("quickstart.py", "--cores", "2", "3", folder=tmp_path)
 

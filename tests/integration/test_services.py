@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import socket
+from asyncio.subprocess import PIPE
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ import pytest
 from rhapsody import ComputeTask, Resources, Restart, ServiceError, ServiceTask, Session, SpecError, TaskFailed
 from tests.contract.services import said_by, shell, web
 from tests.eventually import eventually
+from tests.integration.test_examples import RHAPSODY
 from tests.requirements import needs_command
 
 if TYPE_CHECKING:
@@ -132,3 +134,62 @@ async def test_store_is_reached_through_the_address_of_the_service(session: Sess
 
     assert service.url.startswith("redis://")
     assert said == [b"+OK\r\n", b"$2\r\n", b"42\r\n"]
+
+
+CAMPAIGN = """
+import asyncio
+import http.server
+import urllib.request
+
+from rhapsody import ComputeTask, ServiceTask
+
+WORD = "from the campaign's own file"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(WORD.encode())
+
+
+def serve(host, port):
+    http.server.HTTPServer((host, port), Handler).serve_forever()
+
+
+async def campaign(session, args):
+    service = await session.start(ServiceTask("web", function=serve, readiness="/"))
+    asked = ComputeTask(executable="sh", arguments=["-c", "echo $RHAPSODY_SERVICE_WEB_URL"], needs=[service])
+    await session.submit(asked)
+    url = (await asked).stdout.strip()
+    print(await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode()))
+"""
+
+
+async def test_function_of_a_campaign_file_is_a_service(tmp_path: Path) -> None:
+    (tmp_path / "campaign.py").write_text(CAMPAIGN)
+    command = [RHAPSODY, "run", "campaign.py", "--cores", "2", "--quiet"]
+
+    ended = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=PIPE, stderr=PIPE)
+    said, trouble = await ended.communicate()
+
+    assert ended.returncode == 0, trouble.decode()
+    assert said.decode() == "from the campaign's own file\n"
+
+
+async def test_campaign_that_blocks_on_its_own_service_is_told_where(tmp_path: Path) -> None:
+    (tmp_path / "campaign.py").write_text(CAMPAIGN.replace("await asyncio.to_thread(lambda: urllib", "(lambda: urllib"))
+    (tmp_path / "campaign.py").write_text(
+        (tmp_path / "campaign.py")
+        .read_text()
+        .replace("read().decode()))", "read().decode())())")
+        .replace("urlopen(url)", "urlopen(url, timeout=15)")
+    )
+
+    ended = await asyncio.create_subprocess_exec(
+        RHAPSODY, "run", "campaign.py", "--cores", "2", "--quiet", cwd=tmp_path, stdout=PIPE, stderr=PIPE
+    )
+    _, trouble = await ended.communicate()
+
+    assert ended.returncode == 1
+    assert "the campaign has blocked the session for 10 s in <lambda>(), campaign.py:" in trouble.decode()
