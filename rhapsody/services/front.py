@@ -1,6 +1,7 @@
 """One address for the replicas of a service that speaks whatever it likes over TCP.
 
-Each connection goes to the ready replica that has the fewest, and stays there. What is sent is passed on as it is.
+Each connection goes to the ready replica that has the fewest, of several to the one whose turn is longest ago, and stays
+there. What is sent is passed on as it is.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class Front(Outlet):
         self._port = 0
         self._replicas: dict[str, Address] = {}
         self._open: dict[str, set[asyncio.StreamWriter]] = {}
+        self._last: dict[str, int] = {}
+        """By replica, which turn was its last."""
+        self._turn = 0
         self._news = asyncio.Event()
         self._emptied = asyncio.Event()
 
@@ -75,6 +79,7 @@ class Front(Outlet):
     def add(self, address: Address) -> None:
         self._replicas[address.uid] = address
         self._open.setdefault(address.uid, set())
+        self._last[address.uid] = 0
         self._news.set()
 
     @override
@@ -89,6 +94,7 @@ class Front(Outlet):
     @override
     def remove(self, uid: str) -> None:
         self._replicas.pop(uid, None)
+        self._last.pop(uid, None)
         for writer in self._open.pop(uid, ()):
             writer.close()
 
@@ -120,7 +126,9 @@ class Front(Outlet):
                         await self._news.wait()
                         refused.clear()
                         continue
-                    uid = min(free, key=lambda each: len(self._open[each]))
+                    uid = min(free, key=lambda each: (len(self._open[each]), self._last[each]))
+                    self._turn += 1
+                    self._last[uid] = self._turn
                     try:
                         return uid, *await asyncio.open_connection(*self._replicas[uid][2:4])
                     except OSError:

@@ -66,6 +66,15 @@ async def test_service_is_scaled_up_and_down(session: Session) -> None:
     assert (await said_by(service.url))["pid"] in pids
 
 
+async def test_clients_that_come_one_by_one_are_spread_over_all_replicas(session: Session) -> None:
+    service = await (await session.start(web(replicas=3))).ready(timeout_s=60)
+
+    pids = [(await said_by(service.url))["pid"] for _ in range(6)]
+
+    assert len(set(pids[:3])) == 3
+    assert pids[3:] == pids[:3]
+
+
 async def test_replica_that_is_not_well_is_started_again(session: Session, tmp_path: Path) -> None:
     ill = tmp_path / "ill"
     script = f"while :; do [ -e {ill} ] || echo beat; sleep 0.05; done"
