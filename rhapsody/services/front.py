@@ -1,7 +1,7 @@
 """One address for the replicas of a service that speaks whatever it likes over TCP.
 
-Each connection goes to the ready replica that has the fewest, of several to the one whose turn is longest ago, and stays
-there. What is sent is passed on as it is.
+Each connection goes to the ready replica that has the fewest, of several to the one whose turn is longest ago, and
+stays there. What is sent is passed on as it is.
 """
 
 from __future__ import annotations
