@@ -88,6 +88,8 @@ class Replica:
         self._retired = True
         if not drain:
             self._drain_s = 0.0
+        if (not drain or self.state is not ReplicaState.READY) and self._task is not None and not self._task.is_final:
+            self._ground.cancel([self._task])  # at once: a question may be under way that nobody answers
         self._news.set()
 
     async def keep(self) -> None:

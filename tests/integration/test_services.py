@@ -66,6 +66,28 @@ async def test_service_is_scaled_up_and_down(session: Session) -> None:
     assert (await said_by(service.url))["pid"] in pids
 
 
+def listen_and_say_nothing(host: str, port: int, asked: str) -> None:
+    """Take connections, and never answer."""
+    with socket.create_server((host, port)) as server:
+        kept = []
+        while True:
+            kept.append(server.accept())
+            open(asked, "w").close()  # noqa: PTH123 - it runs in a process of its own
+
+
+async def test_replica_that_never_answers_its_probe_does_not_hold_up_the_end(session: Session, tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    service = await session.start(
+        ServiceTask("silent", function=listen_and_say_nothing, kwargs={"asked": str(asked)}, readiness="/")
+    )
+    await eventually(asked.exists, within_s=30)
+
+    async with asyncio.timeout(15):  # an answer may take a minute
+        await service.stop()
+
+    assert service.state == "STOPPED"
+
+
 async def test_clients_that_come_one_by_one_are_spread_over_all_replicas(session: Session) -> None:
     service = await (await session.start(web(replicas=3))).ready(timeout_s=60)
 
