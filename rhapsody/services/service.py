@@ -292,14 +292,17 @@ class ServiceTask:
         """Drain and end all replicas; returns when no process of it is left. Tasks that still wait for it end."""
         await self._supervised().stop()
 
-    def kept_by(self, supervision: Supervision) -> None:
-        """Take note of who keeps it; called once, by the session that starts it.
+    def require_new(self) -> None:
+        """Refuse a service that was started before.
 
         Raises:
-            SpecError: It was started before.
+            SpecError: It was.
         """
         if self._supervision is not None:
             raise SpecError(f"service {self.name} was started before; make a new ServiceTask to start it again")
+
+    def kept_by(self, supervision: Supervision) -> None:
+        """Take note of who keeps it; called once, by the session that starts it."""
         self._supervision = supervision
 
     def _supervised(self) -> Supervision:

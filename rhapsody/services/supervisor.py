@@ -67,16 +67,17 @@ class Supervisor(Supervision):
         Raises:
             RhapsodyError: They are not accepted; nothing of the service is left.
         """
-        if self._outlet is not None:
-            await self._outlet.open()
+        self._service.kept_by(self)
         try:
+            if self._outlet is not None:
+                await self._outlet.open()
             fresh = [self._new_replica() for _ in range(self._service.replicas)]
             await self._ground.submit([replica.prepare() for replica in fresh])
         except BaseException:  # cancellation too
+            self._state = ServiceState.FAILED
             await self._clear_away()
             raise
         self._replicas = fresh
-        self._service.kept_by(self)
         self._write()
 
     async def run(self) -> None:

@@ -64,6 +64,7 @@ class Services(Ground):
         """Accept a service; see `Session.start`."""
         if not isinstance(service, ServiceTask):
             raise SpecError(f"start() takes a ServiceTask, not {service!r}; tasks that end go to submit()")
+        service.require_new()
         self._require_name(service)
         supervisor = Supervisor(service, self, await self._outlet_of(service))
         self._scheduler.watch_gate(service.gate)

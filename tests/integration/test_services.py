@@ -141,6 +141,17 @@ async def test_two_services_of_one_name_are_refused(session: Session) -> None:
         await session.start(web("WEB"))
 
 
+async def test_service_is_started_once_only(session: Session, tmp_path: Path) -> None:
+    service = await session.start(web())
+
+    async with Session(backend="local", cores=1, runs=tmp_path / "other", notify=lambda _: None) as other:
+        with pytest.raises(SpecError, match="service web was started before; make a new ServiceTask"):
+            await other.start(service)
+    needing = ComputeTask(os.getpid, needs=[service])
+    await session.submit(needing)
+    await needing  # the first session still has it
+
+
 async def test_service_that_can_never_fit_is_refused(session: Session) -> None:
     with pytest.raises(SpecError, match="cores"):
         await session.start(web(resources=Resources(cores_per_rank=64)))
