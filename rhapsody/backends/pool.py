@@ -26,7 +26,7 @@ from rhapsody.abc import Report
 from rhapsody.backends import verdicts, wire
 from rhapsody.backends.keeper import Duty
 from rhapsody.backends.member import Chunk, Extent, InFlight, Lane, Member
-from rhapsody.backends.pool_folder import make_pool_folder
+from rhapsody.backends.pool_folder import POOL_FOLDER, make_pool_folder
 from rhapsody.model.event import State
 from rhapsody.model.outcome import Cause, Failure
 from rhapsody.node.processes import describe_exit
@@ -225,7 +225,7 @@ class Pool:
         settings, lane = self._settings, member.lane
         welcome = {
             "clock_offset_ns": settings.clock_offset_ns,
-            "env": {**settings.env, **dict(lane.env)},
+            "env": {**settings.env, **dict(lane.env), POOL_FOLDER: str(self._folder)},
             "cpus": list(lane.cpus),
             "cwd": settings.cwd,
             "campaign_file": settings.campaign_file,

@@ -8,6 +8,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+POOL_FOLDER = "RHAPSODY_POOL_FOLDER"
+"""Variable in which tasks find it; on other nodes of an MPI run it names a folder that is not there."""
 _PREFIX = "rhapsody-"
 _SOCKET_PATH_BYTES = 107
 """A longer TMPDIR cannot hold a Unix socket. Source: unix(7)."""

@@ -12,10 +12,12 @@ import os
 import re
 import socket
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from rhapsody.backends.pool_folder import POOL_FOLDER
 from rhapsody.node.files import write_whole
 from rhapsody.node.identity import LAUNCHERS_OWN, STEP, own_addresses
 
@@ -64,7 +66,7 @@ def main() -> None:
 
 def _become(spec: Mapping[str, Any], values: Mapping[str, str]) -> NoReturn:
     env = {name: text for name, text in os.environ.items() if not name.startswith(LAUNCHERS_OWN) and name not in STEP}
-    env |= {name: fill(text, values) for name, text in spec["env"].items()}
+    env |= _own_temporary_folder(env) | {name: fill(text, values) for name, text in spec["env"].items()}
     env |= {
         f"RHAPSODY_SERVICE_{name.upper()}": values[name]
         for name in ("host", "port", "replica", "work_dir", "state_dir")
@@ -79,6 +81,12 @@ def _become(spec: Mapping[str, Any], values: Mapping[str, str]) -> NoReturn:
         os.execvpe(argv[0], argv, env)  # noqa: S606 - becoming the user's service is the purpose
     except OSError as exc:
         fail(f"{argv[0]} did not start on {socket.gethostname()}: {exc.strerror}")
+
+
+def _own_temporary_folder(env: Mapping[str, str]) -> dict[str, str]:
+    """Return the variable that names one which goes with the session, whatever a service leaves in it when killed."""
+    pool = env.get(POOL_FOLDER, "")
+    return {"TMPDIR": tempfile.mkdtemp(prefix="t", dir=pool)} if pool and Path(pool).is_dir() else {}
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

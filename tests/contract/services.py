@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import socket
+import tempfile
 import urllib.request
 from typing import Any
 
@@ -24,6 +25,7 @@ def serve(host: str, port: int, word: str = "here") -> None:
             self.send_response(200)
             self.end_headers()
             said = {"word": word, "pid": os.getpid(), "host": socket.gethostname(), "secret": os.environ.get("SECRET")}
+            said["temporary"] = tempfile.mkdtemp()
             self.wfile.write(json.dumps(said).encode())
 
         def log_message(self, *args: object) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -123,9 +124,12 @@ async def test_end_of_the_session_leaves_no_service_behind(
 ) -> None:
     async with new_session() as session:
         service = await (await session.start(web(replicas=2))).ready(timeout_s=60)
+        temporary = Path((await said_by(service.url))["temporary"])
         assert living()
+        assert temporary.is_dir()
 
     await eventually(lambda: not living(), within_s=10)
+    assert not temporary.exists()
     (record,) = read_records(session.run_dir)
     assert service.state == record.state == "STOPPED"
 
