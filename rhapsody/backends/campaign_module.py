@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rhapsody.model.pickling import CAMPAIGN_MODULE
+from rhapsody.model.campaign import CAMPAIGN_MODULE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,3 +35,14 @@ class CampaignFinder(MetaPathFinder):
         if fullname != CAMPAIGN_MODULE:
             return None
         return importlib.util.spec_from_file_location(CAMPAIGN_MODULE, self._file)
+
+
+def import_path() -> tuple[str, ...]:
+    """Return the import path, so that it holds in another folder too."""
+    return tuple(str(Path(entry or ".").resolve()) for entry in sys.path)
+
+
+def know_campaign(file: str) -> None:
+    """Let this process import the campaign's module from its file; from none if that is empty."""
+    if file:
+        sys.meta_path.insert(0, CampaignFinder(file))

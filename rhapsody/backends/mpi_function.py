@@ -16,7 +16,7 @@ from typing import Any
 import cloudpickle
 
 from rhapsody.backends import executables, wire
-from rhapsody.backends.campaign_module import CampaignFinder
+from rhapsody.backends.campaign_module import know_campaign
 from rhapsody.backends.results import encode_failure, encode_value
 
 _CODE = """
@@ -89,8 +89,7 @@ def run_rank(folder: str) -> None:
     place = Path(folder)
     payload = pickle.loads((place / "payload").read_bytes())  # noqa: S301 - written 0600 by our own worker
     sys.path[:] = payload["sys_path"]
-    if payload["campaign_file"]:
-        sys.meta_path.insert(0, CampaignFinder(payload["campaign_file"]))
+    know_campaign(payload["campaign_file"])
     try:
         function = cloudpickle.loads(payload["function"])
         args, kwargs = pickle.loads(payload["arguments"])  # noqa: S301 - as above

@@ -6,12 +6,11 @@ import asyncio
 import os
 import shutil
 import socket
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rhapsody.backends import salvage
-from rhapsody.backends.campaign_module import FILE_VARIABLE
+from rhapsody.backends.campaign_module import FILE_VARIABLE, import_path
 from rhapsody.backends.pool import Pool
 from rhapsody.backends.pool_settings import PoolSettings
 from rhapsody.backends.relay import Post
@@ -62,7 +61,7 @@ class NodePools:
         self._runtime = runtime
         self._context = context
         self._listener = listener
-        self.sys_path = _absolute_path()
+        self.sys_path = import_path()
         self.campaign_file = os.environ.get(FILE_VARIABLE, "")
         nodes = context.allocation.nodes
         self._own = own_rank(nodes)
@@ -208,8 +207,3 @@ def _variables_for_others() -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in _OF_A_NODE and not name.startswith(_OF_A_NODE_PREFIXES)
     }
-
-
-def _absolute_path() -> tuple[str, ...]:
-    """Return the import path, so that it holds in another folder too."""
-    return tuple(str(Path(entry or ".").resolve()) for entry in sys.path)

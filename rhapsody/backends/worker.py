@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from rhapsody.backends import executables, mpi_function, wire
-from rhapsody.backends.campaign_module import CampaignFinder
+from rhapsody.backends.campaign_module import know_campaign
 from rhapsody.backends.notebook import Notebook
 from rhapsody.backends.results import encode_failure, encode_value, pickle_value
 from rhapsody.backends.tail import TailWriter
@@ -118,8 +118,7 @@ class Worker:
             os.chdir(welcome["cwd"])
         if welcome["cpus"]:
             os.sched_setaffinity(0, welcome["cpus"])
-        if welcome["campaign_file"]:
-            sys.meta_path.insert(0, CampaignFinder(welcome["campaign_file"]))
+        know_campaign(welcome["campaign_file"])
         sys.stdout, sys.stderr = self._out.as_text(), self._err.as_text()
 
     def _run_chunk(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rhapsody.backends.campaign_module import FILE_VARIABLE
 from rhapsody.cli.faults import trimmed_traceback
 from rhapsody.errors import SpecError
-from rhapsody.model.pickling import CAMPAIGN_MODULE
+from rhapsody.model.campaign import CAMPAIGN_MODULE
 from rhapsody.session.campaign_file import SIGNATURE, existing_campaign
 
 if TYPE_CHECKING:

@@ -75,7 +75,7 @@ async def gateway_on(
     """
     with key_in(key_file) as (file, token):
         async with Gateway(router, host, port, token, within_s=within_s) as gateway:
-            yield OpenGateway(gateway, router, file, LOCALHOST if host in _HERE else node_name())
+            yield OpenGateway(gateway, router, file, LOCALHOST if host in _HERE else socket.gethostname())
 
 
 @contextmanager
@@ -107,8 +107,3 @@ def _write(file: Path, token: str) -> None:
         write_whole(file, f"{token}\n".encode())
     except OSError as exc:
         raise SpecError(f"cannot write the gateway's key to {file}: {exc.strerror}; name another file") from exc
-
-
-def node_name() -> str:
-    """Return the name of this machine."""
-    return socket.gethostname()

@@ -220,7 +220,7 @@ class Batches:
             return
         except ModelBrokenError:
             raise
-        except Exception as exc:
+        except Exception as exc:  # the model is the user's, and may raise anything
             raise ModelBrokenError(f"the model fails at the smallest prompt, too: {_words(exc)}") from exc
 
     def _count(self, answers: list[Generated]) -> None:

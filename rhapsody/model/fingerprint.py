@@ -22,7 +22,7 @@ from rhapsody.errors import SpecError
 from rhapsody.model.ai import AITask
 from rhapsody.model.arguments import SCALARS
 from rhapsody.model.array import ArrayTask
-from rhapsody.model.pickling import CAMPAIGN_MODULE
+from rhapsody.model.campaign import CAMPAIGN_MODULE
 from rhapsody.model.task import ComputeTask, Task
 
 if TYPE_CHECKING:

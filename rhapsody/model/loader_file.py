@@ -7,13 +7,12 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rhapsody.errors import SpecError
+from rhapsody.model.campaign import CAMPAIGN_MODULE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _HEAD = b"rhapsody loader, Python "
-_CAMPAIGN_MODULE = "rhapsody_campaign"
-"""As in `rhapsody.model.pickling`, which needs cloudpickle at once."""
 
 
 def render_loader(loader: Callable[..., object]) -> bytes:
@@ -27,7 +26,7 @@ def render_loader(loader: Callable[..., object]) -> bytes:
     """
     import cloudpickle  # noqa: PLC0415 - whoever reads a function of a module needs none
 
-    campaign = sys.modules.get(_CAMPAIGN_MODULE)
+    campaign = sys.modules.get(CAMPAIGN_MODULE)
     if campaign is not None:  # that process does not know it
         cloudpickle.register_pickle_by_value(campaign)
     try:

@@ -6,9 +6,6 @@ import pickle
 
 import cloudpickle
 
-CAMPAIGN_MODULE = "rhapsody_campaign"
-"""Name of the campaign file as a module: other processes of the campaign know it, no others do."""
-
 
 def pickle_value(value: object) -> bytes:
     """Return a value pickled, so that another process of the same campaign can read it.

@@ -13,15 +13,14 @@ import pickle
 import sys
 from pathlib import Path
 
-from rhapsody.backends.campaign_module import CampaignFinder
+from rhapsody.backends.campaign_module import know_campaign
 
 
 def main() -> None:
     """Load the function and call it."""
     head, body = pickle.loads(Path(sys.argv[1]).read_bytes())  # noqa: S301 - 0600, of the run folder
     sys.path[:] = head["sys_path"]
-    if head["campaign_file"]:
-        sys.meta_path.insert(0, CampaignFinder(head["campaign_file"]))
+    know_campaign(head["campaign_file"])
     function, args, kwargs = pickle.loads(body)  # noqa: S301 - likewise
     own = {"host": os.environ["RHAPSODY_SERVICE_HOST"], "port": int(os.environ["RHAPSODY_SERVICE_PORT"])}
     known = inspect.signature(function).parameters

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rhapsody.backends.campaign_module import FILE_VARIABLE
+from rhapsody.backends.campaign_module import FILE_VARIABLE, import_path
 from rhapsody.backends.packing import dump_function
 from rhapsody.errors import SpecError
 from rhapsody.model.service import ReplicaTask
@@ -67,8 +67,7 @@ class Kit:
         except Exception as exc:  # the user's __reduce__ may raise anything
             why = f"{type(exc).__name__}: {exc}"
             raise SpecError(f"service {service.name}: its function or arguments cannot be sent: {why}") from exc
-        path = [str(Path(entry or ".").resolve()) for entry in sys.path]
-        head = {"sys_path": path, "campaign_file": os.environ.get(FILE_VARIABLE, "")}
+        head = {"sys_path": import_path(), "campaign_file": os.environ.get(FILE_VARIABLE, "")}
         file = self._write("function.pickle", pickle.dumps((head, body)))
         return [sys.executable, "-m", "rhapsody.services.callable_service", file]
 

@@ -173,7 +173,7 @@ class CallProbe(Probe):
                     found = await asyncio.to_thread(self.function, subject)
         except TimeoutError as exc:
             raise NotReadyError(f"{name}() did not return within {subject.timeout_s:g} s") from exc
-        except Exception as exc:
+        except Exception as exc:  # it is the user's, and may raise anything
             raise NotReadyError(f"{name}() raised {type(exc).__name__}: {exc}") from exc
         if found is not None and found is not True:
             raise NotReadyError(f"{name}() returned {found!r}")
